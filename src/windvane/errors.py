@@ -1,0 +1,43 @@
+"""Every exception that windvane raises on purpose.
+
+WindvaneError
+├── UserError (a ValueError)      the user's input is wrong; exit code 2
+│   ├── ConfigError               a configuration value or key
+│   ├── DataError                 a row, a file or a data set; names file and line
+│   ├── ModelError                a model, a tokenizer or a chat template
+│   └── RunDirectoryError         a run directory that cannot be used as asked
+└── RunFailed (a RuntimeError)    a run stopped on the way and can be resumed; exit code 3
+    └── TrainingDiverged          a guard stopped the training
+"""
+
+
+class WindvaneError(Exception):
+    """Base of everything below. The message names the value, the rule and the way out."""
+
+
+class UserError(WindvaneError, ValueError):
+    """The user's input is wrong."""
+
+
+class ConfigError(UserError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(UserError):
+    """A data set, a file or a row is wrong."""
+
+
+class ModelError(UserError):
+    """A model, a tokenizer or a chat template cannot be used as asked."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory cannot be used as asked."""
+
+
+class RunFailed(WindvaneError, RuntimeError):
+    """A run stopped on the way; the same command resumes it."""
+
+
+class TrainingDiverged(RunFailed):
+    """A guard stopped the training before it did harm."""
