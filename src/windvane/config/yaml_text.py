@@ -1,0 +1,125 @@
+"""YAML as people expect it: floats like ``1e-5`` are floats, ``on`` is a word, a key that stands twice is an error."""
+
+import re
+from typing import Any, NamedTuple
+
+import yaml
+
+from windvane.errors import ConfigError
+
+Path_ = tuple[str | int, ...]
+
+
+class Document(NamedTuple):
+    """What a text says, and the line (from 1) on which each key or list item starts."""
+
+    value: Any
+    lines: dict[Path_, int]
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars of YAML 1.2.
+
+    Those of 1.1, its default, read ``1e-5`` as a string, ``no`` as false and ``1:30`` as 90.
+    """
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would take for something else than a string."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal values out in full each time: a reader should not have to follow anchors."""
+        return True
+
+
+_SCALARS = {
+    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "tag:yaml.org,2002:int": (r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
+    "tag:yaml.org,2002:float": (
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "tag:yaml.org,2002:merge": (r"<<", "<"),
+}
+Loader.yaml_implicit_resolvers = {}
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _compiled = re.compile(rf"^(?:{_pattern})$")
+    Loader.add_implicit_resolver(_tag, _compiled, list(_first))
+    Dumper.add_implicit_resolver(_tag, _compiled, list(_first))
+
+
+def _whole_number(loader: Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node).replace("_", "")
+    base = {"0x": 16, "0o": 8}.get(text[:2], 10)
+    return int(text, base)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
+def parse(text: str, where: str) -> Document:
+    """Read one YAML document; `where` names it in errors. An empty text is None."""
+    try:
+        loader = Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return Document(None, {})
+            lines: dict[Path_, int] = {}
+            _check(node, (), lines, where, set())
+            return Document(loader.construct_document(node), lines)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_explain(error, text, where)) from None
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{where} cannot be read as YAML: {error}.") from None
+
+
+def _check(node: yaml.Node, path: Path_, lines: dict[Path_, int], where: str, seen: set[int]) -> None:
+    """Note the line of each key and refuse a key that stands twice in one group."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[*path, index] = item.start_mark.line + 1
+            _check(item, (*path, index), lines, where, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            line = key.start_mark.line + 1
+            if here in lines and key.tag != "tag:yaml.org,2002:merge":
+                raise ConfigError(
+                    f"{where}, line {line}: {dotted(here)} is set a second time (first on line {lines[here]}); "
+                    "remove one."
+                )
+            lines[here] = line
+            _check(value, here, lines, where, seen)
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str, where: str) -> str:
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return f"{where} cannot be read as YAML: {error.problem}."
+    rows = text.splitlines()
+    row = rows[mark.line] if mark.line < len(rows) else ""
+    place = f"{where}, line {mark.line + 1}"
+    if "\t" in row[: len(row) - len(row.lstrip())]:
+        return f"{place} is indented with a tab, which YAML does not allow; use spaces."
+    problem = error.problem or "unexpected text"
+    return (
+        f"{place}, column {mark.column + 1}: not valid YAML ({problem}): {row.strip()!r}. "
+        "Put quotes around text with ':' or '#' in it, and check the indentation."
+    )
+
+
+def dotted(path: Path_) -> str:
+    """Write a path as users do: ``training.betas[1]``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
