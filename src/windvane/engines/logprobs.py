@@ -1,0 +1,197 @@
+"""Log-probabilities of given token ids under a model, with or without gradient.
+
+``logp(y|x) = Σ_t log softmax(logits_t)[y_t]``, in float32 whatever the model computes in. The vocabulary projection
+runs on the positions that predict a response token, and on no other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+import transformers.modeling_utils
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from windvane.engines.rows import ResponseGroup, Rows, plain_rows, shared_prefix_rows
+
+DEFAULT_CHUNK = 1024
+"""Positions whose logits are turned into log-probabilities at once."""
+
+LayoutName = Literal["shared", "plain"]
+
+
+class SequenceLogprobs(NamedTuple):
+    """Log-probabilities of responses."""
+
+    sum: Tensor
+    """[responses] float32, nats."""
+    tokens: Tensor
+    """[responses] int64, response tokens."""
+
+    @property
+    def mean(self) -> Tensor:
+        """[responses], nats per response token."""
+        return self.sum / self.tokens
+
+
+class Layout(NamedTuple):
+    """How groups become rows for a model, and why."""
+
+    name: LayoutName
+    reason: str
+
+    def rows(self, groups: list[ResponseGroup], *, pad_id: int) -> Rows:
+        """Lay out `groups`."""
+        make = shared_prefix_rows if self.name == "shared" else plain_rows
+        return make(groups, pad_id=pad_id)
+
+
+def sequence_logprobs(model: nn.Module, rows: Rows, *, chunk: int = DEFAULT_CHUNK) -> SequenceLogprobs:
+    """Return the log-probability of every response of `rows`, differentiable in the model's parameters.
+
+    The model's own treatment of its logits (soft caps, scales) is kept. The log-softmax runs in float32 over `chunk`
+    kept positions at a time; where there is more than one chunk it is computed again in the backward pass, so that no
+    float32 copy of all logits is ever held. `rows` and `model` must be on the same device.
+    """
+    logits = _kept_logits(model, rows)  # [kept, vocabulary]
+    log_normaliser = _log_normaliser(logits, chunk)  # [kept]
+    picked = logits[rows.target_row, rows.targets].float()  # [tokens]
+    logprobs = picked - log_normaliser[rows.target_row]  # [tokens], nats
+    total = torch.zeros(rows.responses, dtype=torch.float32, device=logprobs.device)
+    return SequenceLogprobs(sum=total.index_add(0, rows.segment, logprobs), tokens=rows.lengths)
+
+
+def _log_normaliser(logits: Tensor, chunk: int) -> Tensor:
+    """Return ``logsumexp`` over the vocabulary, [kept] float32."""
+
+    def normalise(part: Tensor) -> Tensor:
+        return part.float().logsumexp(-1)
+
+    if logits.shape[0] <= chunk:
+        return normalise(logits)
+    recompute = torch.is_grad_enabled() and logits.requires_grad
+    parts = torch.split(logits, chunk)
+    return torch.cat(
+        [checkpoint(normalise, part, use_reentrant=False) if recompute else normalise(part) for part in parts]
+    )
+
+
+def _kept_logits(model: nn.Module, rows: Rows) -> Tensor:
+    """Run the model and return the logits at `rows.predict`, [kept, vocabulary]."""
+    inner = unwrapped(model)
+    takes = _forward_arguments(type(inner))
+    inputs: dict[str, Any] = {"input_ids": rows.input_ids, "attention_mask": _model_mask(inner, rows.attention_mask)}
+    if "position_ids" in takes:
+        inputs["position_ids"] = rows.position_ids
+    if "use_cache" in takes:
+        inputs["use_cache"] = False
+    keeps = "logits_to_keep" in takes and _slices_by_mask(type(inner))
+    if keeps:
+        inputs["logits_to_keep"] = rows.predict
+    logits: Tensor = model(**inputs).logits
+    return logits if keeps else logits[rows.predict]
+
+
+def unwrapped(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside data-parallel and adapter wrappers."""
+    inner: Any = model
+    while not isinstance(inner, PreTrainedModel):
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner.module
+    return inner
+
+
+def _forward_arguments(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def _slices_by_mask(kind: type[nn.Module]) -> bool:
+    """Whether ``logits_to_keep`` may be a boolean mask: transformers' own models, since it has one slicing function."""
+    return kind.__module__.startswith("transformers.") and hasattr(transformers.modeling_utils, "slice_logits_to_keep")
+
+
+def _model_mask(model: PreTrainedModel, mask: Tensor) -> Tensor:
+    """Return the mask in the form that the model's attention reads."""
+    if mask.ndim == 2:
+        return mask.long()
+    if getattr(model.config, "_attn_implementation", None) != "eager":
+        return mask
+    dtype = getattr(model, "dtype", torch.float32)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def choose_layout(
+    model: nn.Module, *, longest: int | None = None, wanted: Literal["auto", "shared", "plain"] = "auto"
+) -> Layout:
+    """Return the layout for a model: ``shared`` wherever it gives the log-probabilities that ``plain`` gives.
+
+    `longest` is the largest count of prompt and response tokens together that will occur; it matters for models with a
+    sliding window, which a custom mask switches off. What the model says of itself is checked on a probe of a few
+    tokens.
+    """
+    if wanted == "plain":
+        return Layout("plain", "asked for")
+    obstacle = _obstacle(unwrapped(model), longest) or _probe(model)
+    if obstacle is None:
+        return Layout("shared", "each prompt is computed once for all its responses")
+    return Layout("plain", obstacle)
+
+
+def _obstacle(model: PreTrainedModel, longest: int | None) -> str | None:
+    """Return why the model's architecture rules out shared rows, or None."""
+    config = model.config.get_text_config()
+    attention = getattr(config, "_attn_implementation", None)
+    if attention not in ("sdpa", "eager"):
+        return f"attention '{attention}' takes no custom mask"
+    if "position_ids" not in _forward_arguments(type(model)):
+        return f"{type(model).__name__} takes no position ids (recurrent, or positions made from the mask)"
+    recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if recurrent:
+        return f"layers of type {', '.join(sorted(recurrent))} take no custom mask"
+    window = getattr(config, "sliding_window", None)
+    reach = longest if longest is not None else getattr(config, "max_position_embeddings", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and (reach is None or reach > window):
+        return f"the sliding window of {window} tokens is shorter than a sequence of {reach}"
+    return None
+
+
+def _probe(model: nn.Module) -> str | None:
+    """Compare both layouts on a few tokens; return what went wrong, or None."""
+    inner = unwrapped(model)
+    tokens = [5 + index * 7 % 89 for index in range(12)]
+    top = int(inner.config.get_text_config().vocab_size) - 1
+    tokens = [min(token, top) for token in tokens]
+    groups = [
+        ResponseGroup(tokens[:5], (tokens[5:8], tokens[8:12])),
+        ResponseGroup(tokens[:3], (tokens[3:4], tokens[4:9])),
+    ]
+    device = next(inner.parameters()).device
+    with evaluating(model), torch.no_grad():
+        plain = sequence_logprobs(model, plain_rows(groups, pad_id=0).to(device)).sum
+        try:
+            shared = sequence_logprobs(model, shared_prefix_rows(groups, pad_id=0).to(device)).sum
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            return f"{type(inner).__name__} refuses a custom mask ({type(error).__name__})"
+    difference = (shared - plain).abs().max().item()
+    tolerance = 1e-3 if getattr(inner, "dtype", torch.float32) == torch.float32 else 0.5
+    if not difference <= tolerance:
+        return (
+            f"{type(inner).__name__} gave other log-probabilities for shared rows on a probe (by {difference:.2g} nats)"
+        )
+    return None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch every module to evaluation (no dropout) and each back to its own mode afterwards."""
+    training = {id(module): module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.training = training[id(module)]
