@@ -1,0 +1,1 @@
+"""How good it got: answers before and after, signal statistics, intervals."""

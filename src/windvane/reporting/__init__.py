@@ -1,0 +1,1 @@
+"""What a reader sees: tables on the console, one page per run."""
