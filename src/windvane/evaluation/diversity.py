@@ -10,8 +10,8 @@ def distinct2(counts: Mapping[tuple[str, ...], int], bigrams: int) -> float:
 
     Plain distinct-2 (types / tokens of the whole corpus) falls with corpus length whatever the writing, so shorter
     answers would look richer for being short. Rarefaction, as ecologists compare samples of unequal size, takes the
-    length out: ``sum over types of 1 - C(N - count, bigrams) / C(N, bigrams)``, divided by `bigrams`. It is exact, needs
-    no seed, sees repetition within an answer and across answers, and at ``bigrams = N`` is the plain distinct-2.
+    length out: ``sum over types of 1 - C(N - count, bigrams) / C(N, bigrams)``, divided by `bigrams`. It is exact,
+    needs no seed, sees repetition within an answer and across answers, and at ``bigrams = N`` is the plain distinct-2.
     """
     total = sum(counts.values())
     if not 1 <= bigrams <= total:

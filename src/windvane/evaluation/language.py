@@ -87,8 +87,8 @@ def language_requests(
 ) -> list[LanguageRequest]:
     """Plan the measurement of every answer under its own query x and under another query x' of the set.
 
-    Answers that say nothing are left out (they have no plausibility, and a zero would be a lie), and so are prompts that
-    no answer is left for. An answer without token ids, as a server returns it, is an error: encode it first.
+    Answers that say nothing are left out (they have no plausibility, and a zero would be a lie), and so are prompts
+    that no answer is left for. An answer without token ids, as a server returns it, is an error: encode it first.
     """
     other = other_queries(queries, seed=seed)
     planned: dict[str, list[tuple[Measured, Completion]]] = {query.id: [] for query in queries}

@@ -235,7 +235,7 @@ def _by_source(
 
 
 def concerns(evaluation: Evaluation, limits: Limits) -> list[str]:
-    """Return what the policy lost beyond the limits, a sentence each; empty where the answers are still good language."""
+    """Return what the policy lost beyond the limits, a sentence each; empty where all is well."""
     found = []
     if evaluation.empty_after > limits.empty_share * evaluation.n:
         found.append(f"{evaluation.empty_after} of {evaluation.n} answers say nothing")
