@@ -1,0 +1,31 @@
+"""SimPO: the average log-probability as reward, and no reference."""
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from windvane.losses.logprobs import PairLossSettings
+from windvane.selection.margins import PairLogprobs
+
+
+def simpo_loss(policy: PairLogprobs, *, beta: float, gamma: float) -> Tensor:
+    """SimPO, ``-log σ(β·(mean_logp(y_c|x) - mean_logp(y_r|x)) - γ)``: Eq. 6 of arXiv:2405.14734. [pairs]"""
+    return -F.logsigmoid(beta * (policy.chosen.mean - policy.rejected.mean) - gamma)
+
+
+class SimpoSettings(PairLossSettings):
+    """Simple preference optimisation, which needs no reference."""
+
+    needs_reference: ClassVar[bool] = False
+
+    type: Literal["simpo"] = "simpo"
+    beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """β, tokens per nat: scale of the reward. The paper finds 2.0 to 2.5, ten times DPO's, as it multiplies means."""
+    gamma: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """γ: the reward difference (after β) from which a pair counts as won."""
+
+    def loss(self, policy: PairLogprobs, reference: PairLogprobs | None = None) -> Tensor:
+        """Return `simpo_loss`, [pairs]; the reference is not looked at."""
+        return simpo_loss(policy, beta=self.beta, gamma=self.gamma)
