@@ -1,0 +1,125 @@
+"""Queries from a data source."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from windvane.data.messages import brief
+from windvane.data.reading import rows
+from windvane.data.shapes import prompt_of
+from windvane.data.source import BadRow, DataSource, Row
+from windvane.errors import DataError
+from windvane.types import Dropped, Message, Query
+
+
+class QuerySet(NamedTuple):
+    """Usable queries in the order of the source, and what was left out."""
+
+    queries: list[Query]
+    dropped: list[Dropped]
+    """Reason ``duplicate_prompt``, and with ``bad_rows: drop`` why a row cannot be used. The id is the place of the row."""
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Identified)
+
+
+def load_queries(source: DataSource, *, limit: int | None = None) -> list[Query]:
+    """Return the first `limit` usable queries (all if None); see `read_queries` for what is left out."""
+    return read_queries(source, limit=limit).queries
+
+
+def read_queries(source: DataSource, *, limit: int | None = None) -> QuerySet:
+    """Read queries: unique ids, unique prompts. Preference data serve as well: their responses are not looked at.
+
+    Raises `DataError` with file and line for a row that cannot be used (unless ``bad_rows: drop``), for an id that
+    stands twice, and where no query is left.
+    """
+
+    def make(row: Row) -> Query:
+        messages = prompt_of(row.values, source)
+        return Query(id=row_id(row, source, messages), messages=messages, source=row_source(row))
+
+    queries, dropped = collect(
+        rows(source), make, lambda query: normalised_prompt(query.messages), source, "duplicate_prompt", limit
+    )
+    if not queries:
+        raise DataError(f"{source.path} holds no usable query ({len(dropped)} rows dropped).")
+    return QuerySet(queries, dropped)
+
+
+def normalised_prompt(messages: Sequence[Message]) -> str:
+    """Return what makes two prompts the same: roles and words, whatever the case, spacing and Unicode form."""
+    return json.dumps(
+        [(m.role, " ".join(unicodedata.normalize("NFKC", m.content).casefold().split())) for m in messages]
+    )
+
+
+def collect(
+    found: Iterable[Row],
+    make: Callable[[Row], R],
+    content: Callable[[R], str],
+    source: DataSource,
+    duplicate: str,
+    limit: int | None = None,
+) -> tuple[list[R], list[Dropped]]:
+    """Make a record of each row until there are `limit`.
+
+    The second of two records with equal `content` is dropped for the reason `duplicate`.
+    """
+    records: list[R] = []
+    dropped: list[Dropped] = []
+    contents: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    for row in found:
+        if limit is not None and len(records) >= limit:
+            break
+        try:
+            record = make(row)
+            twin = contents.setdefault(content(record), row.place)
+            if twin is not row.place and not _own_id(row, source):
+                dropped.append(Dropped(id=row.place, reason=duplicate, detail=f"same as {twin}"))
+                continue
+            first = ids.setdefault(record.id, row.place)
+            if first is not row.place:
+                raise BadRow(
+                    "duplicate_id",
+                    f"the id {record.id!r} already stands at {first}; give each row its own, or leave the column out",
+                )
+            if twin is not row.place:
+                dropped.append(Dropped(id=row.place, reason=duplicate, detail=f"same as {twin}"))
+                continue
+        except BadRow as error:
+            if source.bad_rows == "stop":
+                raise DataError(f"{row.place}: {error}. To leave such rows out, set bad_rows: drop.") from None
+            dropped.append(Dropped(id=row.place, reason=error.reason, detail=str(error)))
+            continue
+        records.append(record)
+    return records, dropped
+
+
+def _own_id(row: Row, source: DataSource) -> bool:
+    return row.values.get(source.id_column) is not None
+
+
+def row_id(row: Row, source: DataSource, *content: Any) -> str:
+    """Return the row's own id, or else a hash of `content` that is the same wherever the row stands."""
+    own = row.values.get(source.id_column)
+    if own is None:
+        text = json.dumps(content, default=lambda message: message.model_dump(), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    if isinstance(own, bool) or not isinstance(own, str | int) or not str(own).strip():
+        raise BadRow("bad_id", f"{source.id_column} is {brief(own)}; an id is a text or a whole number")
+    return str(own)
+
+
+def row_source(row: Row) -> str:
+    """Return what the row itself calls its source, or else the name of its file or dataset."""
+    own = row.values.get("source")
+    return own if isinstance(own, str) and own.strip() else row.source
