@@ -1,0 +1,190 @@
+"""The engine that runs a transformers model in this process: it generates and it scores."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from windvane.engines.cache import is_attention_only
+from windvane.engines.decoding import Decoded, decode
+from windvane.engines.logprobs import Layout, choose_layout, sequence_logprobs
+from windvane.engines.models import LoadedModel, load_model
+from windvane.engines.protocols import Advance, no_progress
+from windvane.engines.rows import ResponseGroup
+from windvane.engines.settings import EngineSettings
+from windvane.errors import DataError, ModelError
+from windvane.types import Completion, Logprob, Message, Prompt, Sampling, ScoreRequest
+
+__all__ = ["EngineSettings", "LoadedModel", "LocalEngine", "load_model"]
+
+_GROUP_WORTH_A_BATCH = 8
+"""Prompts that must share their leading turns before they get batches of their own."""
+
+
+class _Task(NamedTuple):
+    place: int
+    """Place among the requests."""
+    ids: list[int]
+    seed: int
+
+
+class _ScoreTask(NamedTuple):
+    place: int
+    group: ResponseGroup
+
+    @property
+    def width(self) -> int:
+        """Tokens of the group as one row."""
+        return len(self.group.prompt) + sum(map(len, self.group.responses))
+
+
+class LocalEngine:
+    """A `Generator` and a `Scorer` over one loaded model.
+
+    The model's weights are read at each call, so an engine over a model in training speaks for the model as it is.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: EngineSettings) -> None:
+        self.loaded = loaded
+        self.settings = settings
+        self.tokens_generated = 0
+        """Sampled tokens so far, end tokens included."""
+        self.tokens_scored = 0
+        """Response tokens scored so far."""
+        self._attention_only = is_attention_only(loaded.model)
+        self._layout: Layout | None = None
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, advance: Advance = no_progress
+    ) -> list[Completion]:
+        """Return one completion for each prompt, in order; see `Generator.generate`.
+
+        Raises `DataError` for a prompt that leaves no room for the response, naming it, before anything is computed.
+        """
+        tasks = [_Task(i, self.loaded.chat.prompt_ids(p.messages), p.seed) for i, p in enumerate(prompts)]
+        for task in tasks:
+            self._check_length(len(task.ids), sampling.max_new_tokens, prompts[task.place].messages)
+        done: dict[int, Completion] = {}
+        for batch in self._batches(tasks, prompts, sampling.max_new_tokens):
+            decoded = decode(
+                self.loaded.model,
+                [task.ids for task in batch],
+                [task.seed for task in batch],
+                sampling,
+                stop_ids=self.loaded.stop_ids,
+                pad_id=self.loaded.pad_id,
+                attention_only=self._attention_only,
+            )
+            for task, response in zip(batch, decoded, strict=True):
+                done[task.place] = self._completion(response)
+            advance(len(batch))
+        return [done[index] for index in range(len(prompts))]
+
+    def score(self, requests: Sequence[ScoreRequest], *, advance: Advance = no_progress) -> list[tuple[Logprob, ...]]:
+        """Return for each request one log-probability per response, in order; see `Scorer.score`.
+
+        Raises `DataError` for an empty response and for one that does not fit the model, `ModelError` for NaN.
+        """
+        tasks = [_ScoreTask(index, self._group(request)) for index, request in enumerate(requests)]
+        layout = self._chosen_layout()
+        done: dict[int, tuple[Logprob, ...]] = {}
+        for batch in self._score_batches(tasks, layout):
+            rows = layout.rows([task.group for task in batch], pad_id=self.loaded.pad_id).to(self.loaded.device)
+            with torch.inference_mode():
+                result = sequence_logprobs(self.loaded.model, rows)
+            if not torch.isfinite(result.sum).all():
+                raise ModelError(
+                    "The model gave NaN or infinite log-probabilities. Its weights are finite, so the number format "
+                    "overflows: set engine.dtype to float32 or bfloat16."
+                )
+            values = iter(
+                [Logprob(sum=s, tokens=n) for s, n in zip(result.sum.tolist(), result.tokens.tolist(), strict=True)]
+            )
+            for task in batch:
+                done[task.place] = tuple(next(values) for _ in task.group.responses)
+                self.tokens_scored += sum(map(len, task.group.responses))
+            advance(len(batch))
+        return [done[index] for index in range(len(requests))]
+
+    def _completion(self, response: Decoded) -> Completion:
+        self.tokens_generated += len(response.token_ids)
+        return Completion(
+            text=self.loaded.chat.decode(response.token_ids),
+            token_ids=response.token_ids,
+            finish="stop" if response.stopped else "length",
+        )
+
+    def _batches(self, tasks: Sequence[_Task], prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[_Task]]:
+        """Yield batches: prompts that share their leading turns together, longest first, within the limits."""
+        for bundle in self._bundles(tasks, prompts):
+            batch: list[_Task] = []
+            for task in sorted(bundle, key=lambda task: -len(task.ids)):
+                width = len(batch[0].ids) if batch else len(task.ids)
+                full = len(batch) == self.settings.batch_rows
+                too_big = (len(batch) + 1) * (width + new_tokens) > self.settings.batch_tokens
+                uneven = not self._attention_only and len(task.ids) != width
+                if batch and (full or too_big or uneven):
+                    yield batch
+                    batch = []
+                batch.append(task)
+            if batch:
+                yield batch
+
+    def _bundles(self, tasks: Sequence[_Task], prompts: Sequence[Prompt]) -> Iterator[list[_Task]]:
+        by_lead: dict[tuple[Message, ...], list[_Task]] = defaultdict(list)
+        for task in tasks:
+            by_lead[prompts[task.place].messages[:-1]].append(task)
+        rest: list[_Task] = []
+        for lead, bundle in by_lead.items():
+            if lead and len(bundle) >= _GROUP_WORTH_A_BATCH:
+                yield bundle
+            else:
+                rest.extend(bundle)
+        if rest:
+            yield rest
+
+    def _group(self, request: ScoreRequest) -> ResponseGroup:
+        if not request.responses:
+            raise DataError(f"There is no response to score for the query {_shown(request.messages)}.")
+        prompt = self.loaded.chat.prompt_ids(request.messages)
+        for response in request.responses:
+            if not response.token_ids:
+                raise DataError(
+                    f"A response to the query {_shown(request.messages)} has no tokens, so it has no log-probability. "
+                    "Drop empty responses before they are scored."
+                )
+            self._check_length(len(prompt), len(response.token_ids), request.messages)
+        return ResponseGroup(prompt, tuple(response.token_ids for response in request.responses))
+
+    def _chosen_layout(self) -> Layout:
+        if self._layout is None:
+            self._layout = choose_layout(self.loaded.model, longest=self.loaded.context_length)
+        return self._layout
+
+    def _score_batches(self, tasks: Sequence[_ScoreTask], layout: Layout) -> Iterator[list[_ScoreTask]]:
+        """Yield batches of similar length whose rows fit into `score_tokens`."""
+        batch: list[_ScoreTask] = []
+        rows = 0
+        for task in sorted(tasks, key=lambda task: -task.width):
+            more = 1 if layout.name == "shared" else len(task.group.responses)
+            if batch and (rows + more) * batch[0].width > self.settings.score_tokens:
+                yield batch
+                batch, rows = [], 0
+            batch.append(task)
+            rows += more
+        if batch:
+            yield batch
+
+    def _check_length(self, prompt: int, response: int, messages: Sequence[Message]) -> None:
+        limit = self.loaded.context_length
+        if limit is not None and prompt + response > limit:
+            raise DataError(
+                f"The query {_shown(messages)} takes {prompt} tokens and its response up to {response} more, but the "
+                f"model {self.loaded.name!r} takes {limit} in all. Shorten or drop the query, or lower max_new_tokens."
+            )
+
+
+def _shown(messages: Sequence[Message]) -> str:
+    text = " ".join(messages[-1].content.split()) if messages else ""
+    return repr(text if len(text) <= 60 else text[:60] + "…")
