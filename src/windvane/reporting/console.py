@@ -190,7 +190,7 @@ def signal_table(iterations: Sequence[Mapping[str, object]]) -> Table:
 def selection_table(
     kept: int, dropped: Sequence[Dropped] | Mapping[str, int], thresholds: Mapping[str, float] | None = None
 ) -> RenderableType:
-    """Return how many pairs were kept and how many were dropped for which reason, with bars, and the thresholds used."""
+    """Return how many pairs were kept and how many were dropped for which reason, with bars, and the thresholds."""
     counts = dropped if isinstance(dropped, Mapping) else Counter(record.reason for record in dropped)
     total = kept + sum(counts.values())
     made = table(f"Selection: {kept} of {total} pairs kept", "", "pairs", "share", "")
