@@ -7,14 +7,14 @@ import yaml
 
 from windvane.errors import ConfigError
 
-Path_ = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 
 
 class Document(NamedTuple):
     """What a text says, and the line (from 1) on which each key or list item starts."""
 
     value: Any
-    lines: dict[Path_, int]
+    lines: dict[Keys, int]
 
 
 class Loader(yaml.SafeLoader):
@@ -66,7 +66,7 @@ def parse(text: str, where: str) -> Document:
             node = loader.get_single_node()
             if node is None:
                 return Document(None, {})
-            lines: dict[Path_, int] = {}
+            lines: dict[Keys, int] = {}
             _check(node, (), lines, where, set())
             return Document(loader.construct_document(node), lines)
         finally:
@@ -79,7 +79,7 @@ def parse(text: str, where: str) -> Document:
         raise ConfigError(f"{where} cannot be read as YAML: {error}.") from None
 
 
-def _check(node: yaml.Node, path: Path_, lines: dict[Path_, int], where: str, seen: set[int]) -> None:
+def _check(node: yaml.Node, path: Keys, lines: dict[Keys, int], where: str, seen: set[int]) -> None:
     """Note the line of each key and refuse a key that stands twice in one group."""
     if id(node) in seen:
         return
@@ -117,7 +117,7 @@ def _explain(error: yaml.MarkedYAMLError, text: str, where: str) -> str:
     )
 
 
-def dotted(path: Path_) -> str:
+def dotted(path: Keys) -> str:
     """Write a path as users do: ``training.betas[1]``."""
     text = ""
     for part in path:

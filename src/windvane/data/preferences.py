@@ -28,7 +28,7 @@ class PreferenceSet(NamedTuple):
 
     pairs: list[OfflinePair]
     dropped: list[Dropped]
-    """Reason ``duplicate_pair``, and with ``bad_rows: drop`` why a row cannot be used. The id is the place of the row."""
+    """Reason ``duplicate_pair``, and with ``bad_rows: drop`` why a row is unusable. The id is the row's place."""
 
 
 def load_preferences(source: DataSource, *, limit: int | None = None) -> list[OfflinePair]:

@@ -19,7 +19,7 @@ class QuerySet(NamedTuple):
 
     queries: list[Query]
     dropped: list[Dropped]
-    """Reason ``duplicate_prompt``, and with ``bad_rows: drop`` why a row cannot be used. The id is the place of the row."""
+    """Reason ``duplicate_prompt``, and with ``bad_rows: drop`` why a row is unusable. The id is the row's place."""
 
 
 class _Identified(Protocol):

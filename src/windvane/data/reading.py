@@ -4,12 +4,12 @@ Parquet, folders saved by `datasets` and hub datasets go through `datasets`. Tex
 error must name the file and the line, which `datasets` does not know, and nothing is copied into its cache that way.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from windvane.config.near import near_files
 from windvane.data.source import DataSource, Row
 from windvane.data.text_files import csv_rows, json_rows, jsonl_rows
 from windvane.errors import DataError
@@ -52,17 +52,6 @@ def file_rows(path: Path) -> Iterator[Row]:
             yield from json_rows(path) if suffix == ".json" else jsonl_rows(path)
     except PermissionError:
         raise DataError(f"{path} may not be read by this user; change its permissions.") from None
-
-
-def near_files(path: Path) -> str:
-    """Return a sentence that names entries like `path` beside it, or "" if there are none."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f" The folder {folder} does not exist either."
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
-    near = near or [name for name in names if Path(name).stem == path.stem]
-    return f" Near it: {', '.join(str(folder / name) for name in near)}." if near else ""
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
