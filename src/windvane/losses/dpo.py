@@ -16,7 +16,7 @@ def dpo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> T
 
 
 def cdpo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smoothing: float) -> Tensor:
-    """Conservative DPO, ``-(1-ε)·log σ(β·m) - ε·log σ(-β·m)``: cross-entropy with a label that is wrong at rate ε. [pairs]
+    """Conservative DPO, ``-(1-ε)·log σ(β·m) - ε·log σ(-β·m)``: cross-entropy with labels wrong at rate ε. [pairs]
 
     From Mitchell's note on DPO with noisy labels; least where ``σ(β·m) = 1-ε``, so the margin stops growing there.
     """
