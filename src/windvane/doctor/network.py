@@ -37,9 +37,10 @@ def hub(timeout: float) -> Finding:
     try:
         status = within(timeout, lambda: _head(endpoint, timeout))
     except UNREACHED as error:
+        reason = getattr(error, "reason", error)  # urllib wraps what went wrong
         return Finding(
             name="model hub",
-            value=f"{endpoint} does not answer ({error})",
+            value=f"{endpoint} does not answer ({reason})",
             verdict="warn",
             advice="models by hub name cannot be fetched: use a folder or smollm2-135m, set HF_ENDPOINT to a mirror, or"
             " HF_HUB_OFFLINE=1 to stop waiting for it",
@@ -91,8 +92,8 @@ def _served(port: int, timeout: float) -> list[str]:
 def within(seconds: float, call: Callable[[], _REACHED]) -> _REACHED:
     """Return what `call` returns, or raise what it raises of `UNREACHED`; TimeoutError after `seconds`.
 
-    Whatever it hangs on: a socket's own timeout leaves out name resolution, which can hang for half a minute where there is no network. The
-    thread that hangs is left behind as a daemon.
+    It ends in time whatever `call` hangs on: a socket's own timeout leaves out name resolution, which can hang for half
+    a minute where there is no network. The thread that hangs is left behind as a daemon.
     """
     results: queue.SimpleQueue[Callable[[], _REACHED]] = queue.SimpleQueue()
 

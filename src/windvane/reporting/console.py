@@ -15,7 +15,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from windvane.doctor.findings import Finding
 from windvane.evaluation.policy import Evaluation, Interval, Limits, concerns
+from windvane.run import RunStatus, StageStatus
 from windvane.types import Completion, Dropped, Query
 
 MISSING = "–"
@@ -232,3 +234,59 @@ def _answer(completion: Completion, characters: int) -> Text:
     end = ", cut off by the token limit" if completion.finish == "length" else ""
     note = Text(f"({completion.words} words{end})", style="dim")
     return Text("\n").join([plain(completion.text.strip(), limit=characters), note])
+
+
+_STATE_STYLE = {"running": "cyan", "finished": "green", "failed": "red", "interrupted": "yellow"}
+
+
+def status_table(status: RunStatus) -> RenderableType:
+    """Return where a run stands: its state, its stages, its counters, and the files that a reader will want."""
+    head = Text.assemble(
+        plain(str(status.path), style="bold"),
+        ": ",
+        (status.state, _STATE_STYLE[status.state]),
+        f", {_minutes(status.minutes)}",
+    )
+    if status.message:
+        head.append("\n").append_text(plain(status.message))
+    if status.state in ("failed", "interrupted") and status.command:
+        head.append("\nto go on: ").append_text(plain(status.command))
+    stages = table("Stages", "stage", "done", "records", "time")
+    for stage in status.stages:
+        records = MISSING if stage.records is None else str(stage.records)
+        add_row(stages, plain(stage.name), _progress(stage), records, _minutes(stage.minutes))
+    parts: list[RenderableType] = [head, stages]
+    if status.counts:
+        counts = table("Counts", "", "")
+        for name, count in status.counts.items():
+            add_row(counts, plain(name), f"{count:,}".replace(",", " "))
+        parts.append(counts)
+    parts += [Text.assemble(f"{what}: ", plain(str(path))) for what, path in status.places.items()]
+    return Group(*parts)
+
+
+def _progress(stage: StageStatus) -> Text:
+    if stage.finished:
+        return Text("yes", style="green")
+    return Text(f"{stage.shards_done} of {stage.shards} shards", style="cyan")
+
+
+def _minutes(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.1f} min"
+
+
+_MARKS = {"ok": Text("✓", style="green"), "warn": Text("!", style="yellow"), "bad": Text("✗", style="bold red")}
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return what `windvane doctor` found, advice under the fact that it belongs to."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column()
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for finding in findings:
+        value = plain(finding.value)
+        if finding.advice:
+            value.append("\n→ ", style="dim").append_text(plain(finding.advice, style="dim"))
+        made.add_row(_MARKS[finding.verdict], plain(finding.name), value)
+    return made
