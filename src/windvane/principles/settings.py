@@ -1,0 +1,74 @@
+"""Where a run's principles come from."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from windvane.config import Settings
+
+Choice = Literal["model", "random"]
+
+
+class BankPrinciples(Settings):
+    """The principles that come with windvane: some features for each query, in the bank's words."""
+
+    type: Literal["bank"] = "bank"
+    """bank: use windvane's own features and principles."""
+    n_features: int = Field(default=2, ge=1, le=7)
+    """Features per query. More make the two sides differ in more ways at once."""
+    concision_rate: float = Field(default=0.2, ge=0, le=1)
+    """Share of the queries that get Concision on top, against the drift to longer responses."""
+    choice: Choice = "model"
+    """Who chooses a query's features: the model (the seed adds where it names too few), or random by the run's seed."""
+
+
+class GeneratedPrinciples(Settings):
+    """A model writes the principles for each query; where its answer cannot be read twice, the bank's stand in."""
+
+    type: Literal["generated"] = "generated"
+    """generated: have the model write a good and a bad principle."""
+    n_features: int = Field(default=2, ge=1, le=7)
+    """Features per query. More make the two sides differ in more ways at once."""
+    concision_rate: float = Field(default=0.2, ge=0, le=1)
+    """Share of the queries that get Concision on top, against the drift to longer responses."""
+    choice: Choice = "model"
+    """Who chooses a query's features: the model (the seed adds where it names too few), or random by the run's seed."""
+    scope: Literal["feature", "query"] = "feature"
+    """feature: one pair of principles for each feature of a query. query: one pair that covers all its features."""
+    max_new_tokens: int = Field(default=160, ge=16)
+    """Tokens that a reply may have; one that is cut off counts as unreadable."""
+    temperature: float = Field(default=0.7, ge=0)
+    """0 is greedy. Asking again after an unreadable reply only helps above 0."""
+    top_p: float = Field(default=0.8, gt=0, le=1)
+    """Share of the probability mass that tokens are drawn from."""
+
+
+class UserPrinciples(Settings):
+    """The user's own features and principles, from a file."""
+
+    type: Literal["user"] = "user"
+    """user: read the features from `path`."""
+    path: Path
+    """A YAML file with a list `features`, each of the six keys of examples/principles/concise.yaml."""
+    n_features: int | None = Field(default=None, ge=1)
+    """Features per query; null uses all of the file for every query."""
+    choice: Choice = "random"
+    """Who chooses where `n_features` asks for fewer than the file has: the model, or random by the run's seed."""
+
+
+def _in_short(given: Any) -> Any:
+    """Let one word or one path stand for a group: ``bank``, ``generated``, ``my.yaml``."""
+    if isinstance(given, Path):
+        return {"type": "user", "path": given}
+    if isinstance(given, str):
+        return {"type": "user", "path": given} if given.endswith((".yaml", ".yml")) else {"type": given}
+    return given
+
+
+PrincipleSettings = Annotated[
+    BankPrinciples | GeneratedPrinciples | UserPrinciples,
+    Field(discriminator="type"),
+    BeforeValidator(_in_short),
+]
+"""Where the principles come from, told apart by `type`; ``principles: bank`` or ``principles: my.yaml`` will do."""
