@@ -1,0 +1,7 @@
+"""The run directory: what a run has done is on file, and the same command goes on from there."""
+
+from windvane.run.directory import RunDirectory
+from windvane.run.journal import Event
+from windvane.run.view import RunStatus, RunView, StageStatus
+
+__all__ = ["Event", "RunDirectory", "RunStatus", "RunView", "StageStatus"]
