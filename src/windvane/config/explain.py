@@ -72,7 +72,7 @@ def _text(path: Keys, details: Sequence[ErrorDetails], kind: type[Settings]) -> 
     name = dotted(path) or "the configuration"
     first = details[0]
     if first["type"] == "extra_forbidden":
-        return _unknown_key(path, kind)
+        return _unknown_key(path, kind, first["loc"])
     if first["type"] == "missing":
         meaning = _meaning(path, kind)
         return f"{name} is missing{f' ({meaning})' if meaning else ''}; set it in the file or with --set {name}=..."
@@ -86,8 +86,11 @@ def _text(path: Keys, details: Sequence[ErrorDetails], kind: type[Settings]) -> 
     wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
     if any(detail["type"] == "literal_error" for detail in details) and len(details) == 1:
         return _one_of(name, first["input"], _words(first))
+    if first["type"] == "value_error":  # a validator of ours, whose message names the value
+        message = str(first["ctx"]["error"]).rstrip(".")
+        return f"{name}: {message}" if path else message
     if any(word is None for word in wanted):
-        return f"{name}: {_own_message(first)}; it is {_quoted(first['input'])}"
+        return f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}; it is {_quoted(first['input'])}"
     return f"{name} must be {' or '.join(map(str, wanted))}, not {_quoted(first['input'])}"
 
 
@@ -95,7 +98,7 @@ def _wanted(detail: ErrorDetails) -> str | None:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in BOUNDS:
         word, key = BOUNDS[kind]
-        return f"{word} {show(context[key])}"
+        return f"{word} {context[key]:g}"
     if kind == "literal_error":
         return " or ".join(_words(detail))
     if kind in ("too_short", "string_too_short"):
@@ -103,12 +106,6 @@ def _wanted(detail: ErrorDetails) -> str | None:
     if kind in ("too_long", "string_too_long"):
         return f"{context['max_length']} or fewer"
     return WANTED.get(kind)
-
-
-def _own_message(detail: ErrorDetails) -> str:
-    """Return the message of a validator of ours as it is, pydantic's with a small first letter."""
-    own = detail.get("ctx", {}).get("error")
-    return str(own).rstrip(".") if own is not None else detail["msg"][:1].lower() + detail["msg"][1:]
 
 
 def _one_of(name: str, value: Any, words: Sequence[str]) -> str:
@@ -122,19 +119,29 @@ def _words(detail: ErrorDetails) -> list[str]:
     return [word.strip("'") for word in detail["ctx"]["expected"].replace(" or ", ", ").split(", ")]
 
 
-def _unknown_key(path: Keys, kind: type[Settings]) -> str:
-    """Name the nearest key of the same group, or else the same key in another group."""
+def _unknown_key(path: Keys, kind: type[Settings], location: Keys) -> str:
+    """Name the nearest key of the same group, or else the same key in another group.
+
+    `location` is pydantic's, which says of which member of a union this is not a key.
+    """
     *above, key = path
-    groups = list(group_classes(tuple(above), kind))
+    groups = [group for group in group_classes(tuple(above), kind) if tag_of(group) in ("", *location)]
     known = list(dict.fromkeys(name for group in groups for name in group.model_fields))
-    near = difflib.get_close_matches(str(key), known, n=1)
-    if not near:
-        near_elsewhere = [name for name in _all_keys(kind) if name.split(".")[-1] == str(key)]
-        if near_elsewhere:
-            return f"{dotted(path)} is not a key; did you mean {' or '.join(near_elsewhere[:3])}?"
-        where = f"of {dotted(tuple(above))}" if above else "here"
-        return f"{dotted(path)} is not a key; the keys {where} are {', '.join(known)}"
-    return f"{dotted(path)} is not a key; did you mean {dotted((*above, near[0]))}?"
+    near = _nearest(str(key), known)
+    if near:
+        return f"{dotted(path)} is not a key; did you mean {dotted((*above, near))}?"
+    elsewhere = [name for name in _all_keys(kind) if name.split(".")[-1] == key]
+    if elsewhere and dotted(path) not in elsewhere:
+        return f"{dotted(path)} is not a key; did you mean {' or '.join(elsewhere[:3])}?"
+    tags = [tag for tag in map(tag_of, groups) if tag]
+    where = f"of {dotted(tuple(above))}{f' ({tags[0]})' if tags else ''}" if above else "here"
+    return f"{dotted(path)} is not a key; the keys {where} are {', '.join(known)}"
+
+
+def _nearest(key: str, known: Sequence[str]) -> str | None:
+    """Return the key that was meant: by its initials (``lr``), or by likeness."""
+    initials = [name for name in known if "_" in name and "".join(word[:1] for word in name.split("_")) == key]
+    return next(iter(initials or difflib.get_close_matches(key, known, n=1)), None)
 
 
 def _meaning(path: Keys, kind: type[Settings]) -> str:
@@ -148,12 +155,12 @@ def _meaning(path: Keys, kind: type[Settings]) -> str:
 
 def _tags(path: Keys, kind: type[Settings]) -> list[str]:
     """Return the words that tell the members of the union at `path` apart."""
-    return [
-        get_args(field.annotation)[0]
-        for group in group_classes(path, kind)
-        for field in group.model_fields.values()
-        if is_tag(field.annotation)
-    ]
+    return [tag for tag in map(tag_of, group_classes(path, kind)) if tag]
+
+
+def tag_of(kind: type[BaseModel]) -> str:
+    """Return the word that tells a member of a union from the others, "" for any other group."""
+    return next((get_args(f.annotation)[0] for f in kind.model_fields.values() if is_tag(f.annotation)), "")
 
 
 def group_classes(path: Keys, kind: type[Settings]) -> Iterator[type[Settings]]:

@@ -36,11 +36,9 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str
         return kind.model_validate(given.values)
     except ValidationError as error:
         found = [
-            f"{_place(problem.path, given, path)}: {problem.text}." for problem in problems(error, kind, given.values)
+            f"{_place(problem.path, given, path)}: {problem.text}{'' if problem.text.endswith(('?', '.')) else '.'}"
+            for problem in problems(error, kind, given.values)
         ]
-    except RecursionError:
-        raise ConfigError(f"{path} refers to itself (an anchor inside its own value); write the value out.") from None
-    found = [line.replace("?.", "?").replace("....", "...") for line in found]
     if len(found) == 1:
         raise ConfigError(found[0])
     raise ConfigError("\n  ".join([f"the configuration has {len(found)} problems:", *found]))

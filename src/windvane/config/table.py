@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from windvane.config.explain import members
+from windvane.config.explain import members, tag_of
 from windvane.config.settings import Settings, is_tag
 from windvane.config.writing import show
 
@@ -54,12 +54,12 @@ def _lines(kind: type[BaseModel], default: Any, prefix: str, member: str) -> Ite
         value = getattr(default, name) if isinstance(default, kind) else _default(field)
         meaning = " ".join((field.description or "").split())
         groups = list(members(field.annotation))
-        tags = {group: tag for group in groups if (tag := _tag(group))}
+        tags = {group: tag for group in groups if (tag := tag_of(group))}
         if is_tag(field.annotation):
             continue  # the line of its union says it
         if tags:
             tag = next(name for name, field in groups[0].model_fields.items() if is_tag(field.annotation))
-            start = "" if value is PydanticUndefined else show(_tag(type(value)) or None)
+            start = "" if value is PydanticUndefined else show(tag_of(type(value)) or None)
             yield Line(f"{key}.{tag}", " or ".join(map(_code, tags.values())), start, meaning, member)
         elif not groups or value is None or not isinstance(value, Settings | type(PydanticUndefined)):
             yield Line(key, _type(field.annotation, field.metadata), _shown(value), meaning, member)
@@ -95,18 +95,10 @@ def _shown(value: Any) -> str:
     return show(value if isinstance(value, str | float | int | list | dict | None) else str(value))
 
 
-def _tag(kind: type[BaseModel]) -> str:
-    """Return the word that tells a member of a union from the others."""
-    return next((get_args(f.annotation)[0] for f in kind.model_fields.values() if is_tag(f.annotation)), "")
-
-
 def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """Return a type and its bounds in words: ``number > 0``, ``list of text``."""
     bounds = [
-        f"{sign} {show(value)}"
-        for m in metadata
-        for n, sign in SIGNS.items()
-        if (value := getattr(m, n, None)) is not None
+        f"{sign} {value:g}" for m in metadata for n, sign in SIGNS.items() if (value := getattr(m, n, None)) is not None
     ]
     return " ".join([_name(annotation), *bounds])
 

@@ -34,8 +34,6 @@ def show(value: Any) -> str:
     """Return a value as a user would type it in YAML."""
     if isinstance(value, float):
         return re.sub(r"e([-+]?)0*", lambda found: f"e{found[1].replace('+', '')}", repr(value))
-    if isinstance(value, str) and value:
-        return value
     text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=10**9)
     return text.removesuffix("\n").removesuffix("\n...")
 

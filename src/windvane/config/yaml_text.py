@@ -10,6 +10,10 @@ from windvane.errors import ConfigError
 Keys = tuple[str | int, ...]
 
 
+MERGE = "tag:yaml.org,2002:merge"
+KEY_TAGS = ("tag:yaml.org,2002:str", MERGE)
+
+
 class Document(NamedTuple):
     """What a text says, and the line (from 1) on which each key or list item starts."""
 
@@ -58,6 +62,15 @@ def _whole_number(loader: Loader, node: yaml.ScalarNode) -> int:
 Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
+def _text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """Escape the line breaks of Unicode, which PyYAML writes as they are and reads back as spaces."""
+    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, _text)
+
+
 def parse(text: str, where: str) -> Document:
     """Read one YAML document; `where` names it in errors. An empty text is None."""
     try:
@@ -67,38 +80,47 @@ def parse(text: str, where: str) -> Document:
             if node is None:
                 return Document(None, {})
             lines: dict[Keys, int] = {}
-            _check(node, (), lines, where, set())
+            _check(node, (), lines, where, {})
             return Document(loader.construct_document(node), lines)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_explain(error, text, where)) from None
-    except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{where} cannot be read as YAML: {error}.") from None
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a control character, a date that does not exist
+        raise ConfigError(f"{where} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
 
 
-def _check(node: yaml.Node, path: Keys, lines: dict[Keys, int], where: str, seen: set[int]) -> None:
-    """Note the line of each key and refuse a key that stands twice in one group."""
-    if id(node) in seen:
+def _check(node: yaml.Node, path: Keys, lines: dict[Keys, int], where: str, done: dict[int, bool]) -> None:
+    """Note the line of each key. Refuse keys that are no text or stand twice in a group, and values inside themselves.
+
+    `done` says of each node that was met whether it is finished: an anchor may be used often, but not inside itself.
+    """
+    if id(node) in done:
+        if not done[id(node)]:
+            line = node.start_mark.line + 1
+            raise ConfigError(f"{where}, line {line}: {dotted(path)} is an alias inside its own anchor; write it out.")
         return
-    seen.add(id(node))
+    done[id(node)] = False
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[*path, index] = item.start_mark.line + 1
-            _check(item, (*path, index), lines, where, seen)
+            _check(item, (*path, index), lines, where, done)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*path, str(key.value))
             line = key.start_mark.line + 1
-            if here in lines and key.tag != "tag:yaml.org,2002:merge":
+            if key.tag not in KEY_TAGS:
+                raise ConfigError(f"{where}, line {line}: the key {dotted(here)} is not text; correct or quote it.")
+            if here in lines and key.tag != MERGE:
                 raise ConfigError(
                     f"{where}, line {line}: {dotted(here)} is set a second time (first on line {lines[here]}); "
                     "remove one."
                 )
             lines[here] = line
-            _check(value, here, lines, where, seen)
+            _check(value, here, lines, where, done)
+    done[id(node)] = True
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str, where: str) -> str:
