@@ -79,7 +79,7 @@ def _skip_space(text: str, start: int) -> int:
 def without_preamble(
     completion: Completion, patterns: Sequence[re.Pattern[str]], codec: TextCodec | None
 ) -> Completion | None:
-    """Return the completion without its preamble, the same object if it has none, or None if it cannot be parted from it.
+    """Return the completion without its preamble (itself if it has none), or None where the two cannot be parted.
 
     The sampled token ids are cut where a token begins the text that stays. Where none does (the first word's token
     holds the space before it, as in ``": Yes"``), the text that stays is tokenised anew; ids that do not decode to it

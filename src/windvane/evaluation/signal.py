@@ -9,12 +9,17 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from statistics import fmean
 
+from windvane.evaluation.diversity import distinct2
 from windvane.evaluation.intervals import WinRate, win_rate
+from windvane.judging.measures import bigram_counts
 from windvane.judging.rules import Rule, compare
 from windvane.selection import gap_chosen, gap_rejected
 from windvane.types import Query, Record, ScoredPair
 
 Interval = tuple[float, float]
+
+DRAWN = 500
+"""Bigrams that the diversity is taken on: the same number everywhere, so that iterations can be compared."""
 
 
 class SignalStatistics(Record):
@@ -60,6 +65,9 @@ class SignalStatistics(Record):
     cutoff_share_rejected: float | None
     """Share, 0 to 1, of y⁻ that the token limit cut off."""
     cutoff_share_rejected_kept: float | None
+    distinct2_chosen: float | None
+    """Distinct word bigrams per bigram of y⁺, 0 to 1, on 500 bigrams (see `distinct2`); None where there are fewer."""
+    distinct2_chosen_kept: float | None
 
 
 def signal_statistics(
@@ -88,6 +96,8 @@ def signal_statistics(
         judged_kept=accuracy_kept.n,
         **means,
         **means_kept,
+        distinct2_chosen=_distinct2(scored),
+        distinct2_chosen_kept=_distinct2(kept),
     )
 
 
@@ -105,6 +115,11 @@ _QUANTITIES: dict[str, Callable[[ScoredPair], float]] = {
 
 def _mean(pairs: Sequence[ScoredPair], value: Callable[[ScoredPair], float]) -> float | None:
     return fmean(value(pair) for pair in pairs) if pairs else None
+
+
+def _distinct2(pairs: Sequence[ScoredPair]) -> float | None:
+    counts = bigram_counts(pair.pair.chosen.text for pair in pairs)
+    return distinct2(counts, DRAWN) if counts.total() >= DRAWN else None
 
 
 def _accuracy(pairs: Sequence[ScoredPair], rule: Rule | None) -> WinRate:
