@@ -38,6 +38,10 @@ class SequenceLogprobs(NamedTuple):
         """[responses], nats per response token."""
         return self.sum / self.tokens
 
+    def to(self, device: torch.device | str) -> SequenceLogprobs:
+        """Return the same numbers on `device`."""
+        return SequenceLogprobs(self.sum.to(device), self.tokens.to(device))
+
 
 class Layout(NamedTuple):
     """How groups become rows for a model, and why."""
