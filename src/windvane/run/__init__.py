@@ -2,6 +2,7 @@
 
 from windvane.run.directory import RunDirectory
 from windvane.run.journal import Event
-from windvane.run.view import RunStatus, RunView, StageStatus
+from windvane.run.status import RunStatus, StageStatus, run_status
+from windvane.run.view import RunView
 
-__all__ = ["Event", "RunDirectory", "RunStatus", "RunView", "StageStatus"]
+__all__ = ["Event", "RunDirectory", "RunStatus", "RunView", "StageStatus", "run_status"]

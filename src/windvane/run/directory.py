@@ -18,12 +18,13 @@ from windvane.run.folder import FolderStage
 from windvane.run.journal import Journal
 from windvane.run.layout import Layout, check_name
 from windvane.run.lock import RunLock
-from windvane.run.opening import Opening, Request, begin_or_resume, join, take_lock
+from windvane.run.opening import Opening, Request, begin_or_resume, check_may_change, join, take_lock
 from windvane.run.progress import ProgressDisplay
 from windvane.run.shards import Shard, encode_records, fingerprint, json_text
 from windvane.run.stage import Manifest, Plan, RecordStage
+from windvane.run.status import RunStatus, run_status
 from windvane.run.team import Team, team_of
-from windvane.run.view import RunStatus, RunView
+from windvane.run.view import RunView
 from windvane.types import Record
 
 Item = TypeVar("Item")
@@ -78,6 +79,7 @@ class RunDirectory:
         """
         layout, team = Layout(Path(path)), team_of()
         request = Request(layout, config, command, may_change)
+        check_may_change(request)
         console = console or Console(stderr=True)
         if not team.leads:
             run = cls(layout, team, None, console=Console(quiet=True))
@@ -105,7 +107,7 @@ class RunDirectory:
             self._log("opened", processes=self._team.size)
             return
         self._log("resumed", processes=self._team.size, settings=opening.settings, surroundings=opening.surroundings)
-        self.say(f"resuming {self.path}")
+        self.say(f"resuming {self.path}" + "".join(f"\n  with {line}" for line in opening.settings))
         if opening.surroundings:
             self.say(
                 "the run was begun under other circumstances, so its numbers may differ in the last digits from "
@@ -150,7 +152,7 @@ class RunDirectory:
 
         A shard that is on file is not done again. A bar is shown under `label`; `work` may move it on within the shard
         by `advance`, `steps_per_item` times for each item. Raises `RunDirectoryError` where the items are not those
-        that the stage was begun with, `RunFailed` where `work` returns another number of records than it was given items.
+        that the stage was begun with, `RunFailed` where `work` returns more or fewer records than it was given items.
         """
 
         def work_on(part: range) -> Sequence[Out]:
@@ -217,10 +219,10 @@ class RunDirectory:
     def _begin(self, stage: RecordStage[Out], wanted: Plan) -> Plan | None:
         if self.is_main:
             return stage.begin(wanted)
-        known = self._wait(
-            stage.name, lambda: stage.plan() or (stage.finished(wanted.inputs) is not None and "finished")
+        found = self._wait(
+            stage.name, lambda: stage.known(wanted) or (stage.finished(wanted.inputs) is not None and "no")
         )
-        return stage.begin(known) if isinstance(known, Plan) else None
+        return found if isinstance(found, Plan) else None
 
     def _do_shards(
         self, stage: RecordStage[Out], plan: Plan, work: Callable[[range], Sequence[Out]], shown: "_Shown | None"
@@ -229,18 +231,25 @@ class RunDirectory:
         on_file = {index: shard.counts for index in mine if (shard := stage.read(index)) is not None}
         for counts in on_file.values():
             self._reused.update(counts)
-        self._log("stage started", stage=stage.name, items=plan.items, shards=plan.shards, reused=len(on_file))
-        done = sum(len(plan.part(index)) for index in on_file)
+        damaged = [index for index in mine if index not in on_file and stage.discard(index)]
+        facts = {"items": plan.items, "shards": plan.shards, "reused": len(on_file), "damaged": damaged}
+        self._log("stage started", stage=stage.name, **facts)
+        done, total = sum(len(plan.part(index)) for index in on_file), sum(len(plan.part(index)) for index in mine)
         steps = shown.steps_per_item if shown else 0
-        with self._display.stage(shown.label if shown else None, plan.items * steps, done=done * steps):
+        with self._display.stage(self._label(shown), total * steps, done=done * steps):
             for index in mine:
-                if index not in on_file:
+                if index not in on_file and (self.is_main or stage.known(plan)):
                     part = plan.part(index)
                     with self._display.part((done + len(part)) * steps):
                         self._do_shard(stage, index, partial(work, part))
                     done += len(part)
             if self.is_main:
                 self._wait(stage.name, lambda: stage.complete(plan))
+
+    def _label(self, shown: "_Shown | None") -> str | None:
+        if shown is None or self._team.size == 1:
+            return shown and shown.label
+        return f"{shown.label} (process 0 of {self._team.size})"
 
     def _do_shard(self, stage: RecordStage[Out], index: int, work: Callable[[], Sequence[Out]]) -> None:
         begun = time.monotonic()
@@ -324,7 +333,7 @@ class RunDirectory:
 
     def status(self) -> RunStatus:
         """Return where the run stands."""
-        return RunView(self.path).status()
+        return run_status(RunView(self.path))
 
     def _log(self, kind: str, **fields: Any) -> None:
         if self._journal is not None:

@@ -101,9 +101,9 @@ def finished_folder(layout: Layout, stage: str) -> Manifest | None:
     Raises `RunDirectoryError` where the folder is not what the stage built. Its files are told by name and size.
     """
     folder = layout.folder(stage)
-    manifest = read_note(layout.manifest(stage), Manifest)
     if not folder.exists():
         return None
+    manifest = read_note(layout.manifest(stage), Manifest)  # after the folder: it was written before it
     if manifest is None:
         raise RunDirectoryError(
             f"{folder} was not built by this run, and its stage {stage} would replace it. Move the folder away."

@@ -46,8 +46,12 @@ class RunLock:
             )
         _held.add(self)
         owner = Owner(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(owner._asdict()).encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(owner._asdict()).encode(), 0)
+        except OSError:
+            self._close()
+            raise
 
     def release(self) -> None:
         """Let another process have the run."""

@@ -1,6 +1,6 @@
 """Creates, resumes or refuses a run directory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -10,7 +10,7 @@ from windvane.config.yaml_text import parse
 from windvane.errors import RunDirectoryError
 from windvane.run.files import AtomicFiles, ensure_folder
 from windvane.run.layout import MACHINERY, Layout
-from windvane.run.lock import RunLock, is_held
+from windvane.run.lock import RunLock
 from windvane.run.provenance import Provenance, moved, take_provenance
 from windvane.run.team import Team
 from windvane.run.view import RunView
@@ -97,10 +97,23 @@ def begin_or_resume(request: Request, files: AtomicFiles) -> Opening:
 def join(request: Request, team: Team) -> None:
     """Wait until process 0 has opened the run directory, and check that this process wants the same."""
     layout = request.layout
-    team.wait(
-        layout.lock, f"{layout.root} to be opened", lambda: (is_held(layout.lock) and layout.config.exists()) or None
-    )
+    team.wait(layout.lock, f"{layout.root} to be created", layout.config.exists)
     check_same(request, _read_provenance(layout))
+
+
+def check_may_change(request: Request) -> None:
+    """Raise ValueError if `may_change` names a setting that the configuration does not have."""
+    names = set(_names(request.config.model_dump(mode="json")))
+    unknown = sorted(request.may_change - names)
+    if unknown:
+        raise ValueError(f"may_change names no setting of {type(request.config).__name__}: {', '.join(unknown)}")
+
+
+def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{name}.")
 
 
 def check_same(request: Request, then: Provenance | None) -> list[str]:

@@ -62,8 +62,9 @@ def encode_records(records: Iterable[Record], *, stage: str) -> bytes:
     """
     lines: list[bytes] = []
     for record in records:
-        line = record.to_json()
+        line = repr(record)
         try:
+            line = record.to_json()
             json.dumps(record.model_dump(mode="json"), allow_nan=False)
             same = type(record).from_json(line).to_json() == line
         except ValueError as error:  # pydantic's ValidationError is one

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from windvane.errors import RunDirectoryError, RunFailed
-from windvane.run.files import AtomicFiles, remove_tree
+from windvane.run.files import AtomicFiles, explained, remove_tree
 from windvane.run.layout import Layout, check_name
 from windvane.run.shards import Shard, decode_records, encode_shard, read_shard
 from windvane.types import Record
@@ -34,8 +34,8 @@ class Plan(Record):
 
     inputs: str
     """Fingerprint of the items."""
-    items: int
-    shard_size: int
+    items: NonNegativeInt
+    shard_size: PositiveInt
 
     @property
     def shards(self) -> int:
@@ -101,11 +101,11 @@ def read_records(layout: Layout, stage: str, record: type[R]) -> list[R] | None:
     Raises `RunDirectoryError` where the file is not what the stage wrote.
     """
     path = layout.records(stage)
-    manifest = read_note(layout.manifest(stage), Manifest)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    manifest = read_note(layout.manifest(stage), Manifest)  # after the file: it was written before it
     if manifest is None:
         raise RunDirectoryError(
             f"{path} was not written by this run, and its stage {stage} would overwrite it. Move the file away."
@@ -128,8 +128,9 @@ def check_inputs(stage: str, known: str, now: str, root: Path) -> None:
     """Raise `RunDirectoryError` if a stage was begun with other inputs than it is asked to go on with."""
     if known != now:
         raise RunDirectoryError(
-            f"the inputs of stage {stage} in {root} are not those that the stage was begun with: a file that the run reads "
-            "has changed, or one of its earlier stages. Put the file back as it was, or start over in another output_dir."
+            f"the inputs of stage {stage} in {root} are not those that the stage was begun with: a file that the "
+            "run reads has changed, or one of its earlier stages. Put the file back as it was, or start over in "
+            "another output_dir."
         )
 
 
@@ -153,15 +154,17 @@ class RecordStage(Generic[R]):
         assert manifest is not None, self.name
         return manifest
 
-    def plan(self) -> Plan | None:
-        """Return the plan on file."""
-        return read_note(self._layout.plan(self.name), Plan)
+    def known(self, wanted: Plan) -> Plan | None:
+        """Return the plan on file. Raises `RunDirectoryError` if it has other inputs than the plan that is wanted."""
+        plan = read_note(self._layout.plan(self.name), Plan)
+        if plan is not None:
+            check_inputs(self.name, plan.inputs, wanted.inputs, self._layout.root)
+        return plan
 
     def begin(self, plan: Plan) -> Plan:
         """Put the plan on file, or return the one that is there: shards that are done stay as they were cut."""
-        known = self.plan()
+        known = self.known(plan)
         if known is not None:
-            check_inputs(self.name, known.inputs, plan.inputs, self._layout.root)
             return known
         self._files.write(self._layout.plan(self.name), [plan.to_json().encode() + b"\n"])
         return plan
@@ -174,9 +177,19 @@ class RecordStage(Generic[R]):
         """Put a shard on file."""
         self._files.write(self._layout.shard(self.name, index), [encode_shard(shard)])
 
+    def discard(self, index: int) -> bool:
+        """Delete a damaged shard; return whether there was one."""
+        path = self._layout.shard(self.name, index)
+        with explained(path):
+            there = path.exists()
+            path.unlink(missing_ok=True)
+        return there
+
     def complete(self, plan: Plan) -> bool:
         """Whether all shards are on file."""
-        return all(self.read(index) is not None for index in range(plan.shards))
+        every = range(plan.shards)
+        there = all(self._layout.shard(self.name, index).exists() for index in every)
+        return there and all(self.read(index) is not None for index in every)
 
     def merge(self, plan: Plan) -> Manifest:
         """Put all shards together into the file of the stage, which finishes it."""

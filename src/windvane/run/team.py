@@ -5,8 +5,8 @@ The rule: every process runs the same program on the same run directory, which a
 - Process 0 holds the lock and is the only one that writes, but for shards.
 - A stage of shards is divided: process r does shards r, r + n, r + 2n …; process 0 then puts all together.
 - A stage of one piece (`RunDirectory.once`) is done by process 0; the others wait for its file.
-- A folder stage is built by all together, as distributed training needs; `build` must write into the folder from process 0
-  alone, which then puts it in its place.
+- A folder stage is built by all together, as distributed training needs; `build` must write into the folder from
+  process 0 alone, which then puts it in its place.
 
 The others wait by looking at the disk, so stages need no process group, and a run may be resumed with another number of
 processes. The results do not depend on it.
