@@ -69,7 +69,7 @@ def collect(
     duplicate: str,
     limit: int | None = None,
 ) -> tuple[list[R], list[Dropped]]:
-    """Make a record of each row until there are `limit`.
+    """Make a record of each row until there are `limit` (1 or more); later rows are not read.
 
     The second of two records with equal `content` is dropped for the reason `duplicate`.
     """
@@ -78,34 +78,33 @@ def collect(
     contents: dict[str, str] = {}
     ids: dict[str, str] = {}
     for row in found:
-        if limit is not None and len(records) >= limit:
-            break
         try:
             record = make(row)
-            twin = contents.setdefault(content(record), row.place)
-            if twin is not row.place and not _own_id(row, source):
-                dropped.append(Dropped(id=row.place, reason=duplicate, detail=f"same as {twin}"))
-                continue
-            first = ids.setdefault(record.id, row.place)
-            if first is not row.place:
-                raise BadRow(
-                    "duplicate_id",
-                    f"the id {record.id!r} already stands at {first}; give each row its own, or leave the column out",
-                )
-            if twin is not row.place:
-                dropped.append(Dropped(id=row.place, reason=duplicate, detail=f"same as {twin}"))
-                continue
+            _refuse_second(record.id, row, source, ids)
         except BadRow as error:
             if source.bad_rows == "stop":
                 raise DataError(f"{row.place}: {error}. To leave such rows out, set bad_rows: drop.") from None
             dropped.append(Dropped(id=row.place, reason=error.reason, detail=str(error)))
             continue
+        twin = contents.setdefault(content(record), row.place)
+        if twin != row.place:
+            dropped.append(Dropped(id=row.place, reason=duplicate, detail=f"same as {twin}"))
+            continue
         records.append(record)
+        if len(records) == limit:
+            break
     return records, dropped
 
 
-def _own_id(row: Row, source: DataSource) -> bool:
-    return row.values.get(source.id_column) is not None
+def _refuse_second(name: str, row: Row, source: DataSource, ids: dict[str, str]) -> None:
+    """Refuse an id that another row has; equal hashes are equal content, which is no error but a duplicate."""
+    if row.values.get(source.id_column) is None:
+        return
+    first = ids.setdefault(name, row.place)
+    if first != row.place:
+        raise BadRow(
+            "duplicate_id", f"the id {name!r} already stands at {first}; give each row its own, or leave the column out"
+        )
 
 
 def row_id(row: Row, source: DataSource, *content: Any) -> str:
