@@ -6,8 +6,8 @@ from windvane.types import Completion
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _OPENING = re.compile(
-    r"\A(?:(?:sure|certainly|of course|okay|ok|absolutely|great)\b[,.!]?\s*)?"
-    r"(?:(?:here (?:is|are)|here's|this is|a|one|another|my|the)\b[^\n:.?!]{0,60}:\s*)?",
+    r"\A(?:(?:sure|certainly|of course|okay|ok|absolutely|great)[,.!]+\s*)?"
+    r"(?:(?:sure|okay|ok)?\s*(?:here (?:is|are)|here's|this is)\b[^\n:.?!]{0,60}:\s*)?",
     re.IGNORECASE,
 )
 """What stands before an instruction: "Sure! Here is another request:"."""
