@@ -1,92 +1,37 @@
-"""Tables for the console. Each function returns something that rich can print, and prints nothing.
+"""Tables for the console. Each function but `print_findings` returns something that rich can print, and prints nothing.
 
-Text that a model or a file wrote reaches the terminal through `plain` alone: never as rich markup, and without control
-characters that could move the cursor, colour the screen or hide what is said.
+Whatever a model or a file wrote goes through `windvane.reporting.cells.plain`.
 """
 
-import re
-import unicodedata
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from windvane.doctor.findings import Finding
+from windvane.engines.shelf import Available
 from windvane.evaluation.policy import Evaluation, Interval, Limits, concerns
+from windvane.reporting.cells import MISSING, add_row, number, percent, plain, table
 from windvane.run import RunStatus, StageStatus
 from windvane.types import Completion, Dropped, Query
 
-MISSING = "–"
-"""Stands where nothing was measured."""
-
-_ESCAPE = re.compile(
-    r"""\x1b\[[0-?]*[ -/]*[@-~]            # CSI: colours, cursor
-    | \x1b[\]PX^_].*?(?:\x07|\x1b\\|$)     # OSC, DCS and the like: titles, links, up to their end
-    | \x1b[ -/]*[0-~]                      # other two-letter sequences
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_DIRECTION = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _BAR_WIDTH = 24
-
-
-def plain(text: str, *, limit: int | None = None, style: str = "") -> Text:
-    """Return foreign text as it is safe to show: no markup, no escape sequences, no control or direction characters.
-
-    Line breaks stay, tabs become spaces, lone surrogates (which no terminal can print) become U+FFFD. Past `limit`
-    characters it is cut, with an ellipsis.
-    """
-    text = _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
-    shown = "".join(_shown(character) for character in text)
-    if limit is not None and len(shown) > limit:
-        shown = shown[:limit].rstrip() + " …"
-    return Text(shown, style=style)
-
-
-def _shown(character: str) -> str:
-    category = unicodedata.category(character)
-    if category == "Cs":
-        return "\N{REPLACEMENT CHARACTER}"
-    hidden = (category == "Cc" and character != "\n") or character in _DIRECTION
-    return "" if hidden else character
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number with a true minus sign, or `MISSING`."""
-    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def percent(share: float | None) -> str:
-    """Return a share of 0 to 1 as a percentage, or `MISSING`."""
-    return MISSING if share is None else f"{100 * share:.0f} %"
-
-
-def table(title: str, *columns: str) -> Table:
-    """Return an empty table in the house style: the first column names, the others are numbers."""
-    made = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        made.add_column(Text(column), justify="right" if index else "left", overflow="fold")
-    return made
-
-
-def add_row(to: Table, *cells: str | Text, style: str | None = None) -> None:
-    """Add a row whose strings are text, not markup."""
-    to.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
 
 def evaluation_table(
     evaluation: Evaluation, *, rule: str | None = None, limits: Limits | None = None
 ) -> RenderableType:
     """Return before against after, the win rate by the rule named `rule`, and what should worry the reader."""
-    made = table(f"Before and after, on {evaluation.n} queries", "", "before", "after", "change (95 %)")
+    made = table(f"Before and after, on {evaluation.n} queries", "", "before", "after", "ratio", "change [95 %]")
     for row in _evaluation_rows(evaluation):
         add_row(made, *row)
     parts: list[RenderableType] = [made, _win_line(evaluation, rule)]
-    if len(evaluation.by_source):
+    if evaluation.by_source:
         parts.append(_source_table(evaluation))
     limits = limits or Limits()
     worries = concerns(evaluation, limits)
@@ -100,6 +45,7 @@ class _Row(NamedTuple):
     name: str
     before: str
     after: str
+    ratio: str = ""
     change: str = ""
 
 
@@ -110,26 +56,43 @@ def _evaluation_rows(of: Evaluation) -> list[_Row]:
             "words per answer, mean",
             number(of.mean_words_before, 1),
             number(of.mean_words_after, 1),
+            _ratio(of.mean_words_before, of.mean_words_after),
             _change(of.mean_words_before, of.mean_words_after, of.mean_words_change_ci, 1),
         ),
-        _Row("words per answer, median", number(of.median_words_before, 1), number(of.median_words_after, 1)),
+        _Row(
+            "words per answer, median",
+            number(of.median_words_before, 1),
+            number(of.median_words_after, 1),
+            _ratio(of.median_words_before, of.median_words_after),
+        ),
         _Row("cut off by the token limit", percent(of.cutoff_share_before), percent(of.cutoff_share_after)),
         _Row("with a list (2 items or more)", percent(of.list_share_before), percent(of.list_share_after)),
         _Row("empty answers", str(of.empty_before), str(of.empty_after)),
         _Row(
-            f"base log-probability, {nats}",
+            f"base logprob, {nats}",
             number(of.base_logprob_before),
             number(of.base_logprob_after),
+            "",
             _change(of.base_logprob_before, of.base_logprob_after, of.base_logprob_change_ci, 2),
         ),
         _Row(
-            f"relevance to query, {nats}",
+            f"relevance, {nats}",
             number(of.relevance_before),
             number(of.relevance_after),
+            _ratio(of.relevance_before, of.relevance_after),
             _change(of.relevance_before, of.relevance_after, of.relevance_change_ci, 2),
         ),
-        _Row(f"distinct-2 in {of.distinct2_bigrams} bigrams", number(of.distinct2_before), number(of.distinct2_after)),
+        _Row(
+            f"distinct-2 in {of.distinct2_bigrams} bigrams",
+            number(of.distinct2_before),
+            number(of.distinct2_after),
+            _ratio(of.distinct2_before, of.distinct2_after),
+        ),
     ]
+
+
+def _ratio(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None or before <= 0 else f"× {number(after / before)}"
 
 
 def _change(before: float | None, after: float | None, interval: Interval | None, digits: int) -> str:
@@ -164,29 +127,43 @@ def _source_table(evaluation: Evaluation) -> Table:
 
 
 _SIGNAL: tuple[tuple[str, str, int], ...] = (
-    ("n", "pairs scored", 0),
-    ("n_kept", "pairs kept", 0),
-    ("pair_accuracy", "pair accuracy by the rule, share", 2),
-    ("pair_accuracy_kept", "… of the kept pairs, share", 2),
+    ("n", "pairs", 0),
+    ("pair_accuracy", "accuracy by the rule, share", 2),
     ("onpolicy_prob_chosen", "on-policy probability of y⁺", 3),
     ("onpolicy_prob_rejected", "on-policy probability of y⁻", 3),
     ("gap_chosen", "gap of y⁺, nats/token", 2),
     ("gap_rejected", "gap of y⁻, nats/token", 2),
     ("mean_words_chosen", "words of y⁺, mean", 1),
     ("mean_words_rejected", "words of y⁻, mean", 1),
+    ("cutoff_share_chosen", "y⁺ cut off, share", 2),
+    ("cutoff_share_rejected", "y⁻ cut off, share", 2),
+    ("distinct2_chosen", "distinct-2 of y⁺", 2),
     ("final_loss", "final loss", 4),
 )
 
 
 def signal_table(iterations: Sequence[Mapping[str, object]]) -> Table:
-    """Return the signal statistics, one column an iteration; statistics that no iteration has are left out."""
-    made = table("Signal", "", *(f"iteration {index}" for index in range(1, len(iterations) + 1)))
+    """Return the signal statistics, one column an iteration: over all scored pairs → over the kept ones.
+
+    Takes the fields of `SignalStatistics`, and what else ``summary.json`` says of an iteration. A statistic that no
+    iteration has is left out.
+    """
+    made = table("Signal: all pairs → kept pairs", "", *(f"iteration {i}" for i in range(1, len(iterations) + 1)))
     for key, name, digits in _SIGNAL:
-        values = [iteration.get(key) for iteration in iterations]
-        if any(isinstance(value, int | float) for value in values):
-            cells = [number(float(value), digits) if isinstance(value, int | float) else MISSING for value in values]
+        cells = [_all_and_kept(iteration, key, digits) for iteration in iterations]
+        if any(cell != MISSING for cell in cells):
             add_row(made, name, *cells)
     return made
+
+
+def _all_and_kept(iteration: Mapping[str, object], key: str, digits: int) -> str:
+    scored, kept = (_number_in(iteration, name, digits) for name in (key, f"{key}_kept"))
+    return scored if kept == MISSING else f"{scored} → {kept}"
+
+
+def _number_in(values: Mapping[str, object], key: str, digits: int) -> str:
+    value = values.get(key)
+    return number(value, digits) if isinstance(value, int | float) else MISSING
 
 
 def selection_table(
@@ -216,24 +193,25 @@ def samples_table(
     *,
     limit: int = 4,
     characters: int = 420,
-) -> Table:
-    """Return the answers of both sides next to each other, for `limit` queries spread evenly over the set."""
+) -> RenderableType:
+    """Return the answers of both sides next to each other, for `limit` queries spread evenly over the set.
+
+    `characters` bounds what is shown of an answer.
+    """
     answers = list(zip(queries, before, after, strict=True))
     shown = [answers[index * len(answers) // limit] for index in range(limit)] if len(answers) > limit else answers
-    made = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False, expand=True)
-    for column in ("before", "after"):
-        made.add_column(column, ratio=1, overflow="fold")
+    parts: list[RenderableType] = []
     for query, old, new in shown:
-        question = plain(query.text, limit=characters // 2, style="bold")
-        made.add_row(question, Text("(the same query)", style="dim"), end_section=False)
-        made.add_row(_answer(old, characters), _answer(new, characters), end_section=True)
-    return made
+        sides = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        for side, answer in (("before", old), ("after", new)):
+            sides.add_column(Text(f"{side} ({_size(answer)})", style="dim"), ratio=1, overflow="fold")
+        sides.add_row(*(plain(answer.text.strip(), limit=characters) for answer in (old, new)))
+        parts += [plain(query.text.strip(), limit=characters // 2, style="bold"), sides]
+    return Group(*parts)
 
 
-def _answer(completion: Completion, characters: int) -> Text:
-    end = ", cut off by the token limit" if completion.finish == "length" else ""
-    note = Text(f"({completion.words} words{end})", style="dim")
-    return Text("\n").join([plain(completion.text.strip(), limit=characters), note])
+def _size(answer: Completion) -> str:
+    return f"{answer.words} words{', cut off' if answer.finish == 'length' else ''}"
 
 
 _STATE_STYLE = {"running": "cyan", "finished": "green", "failed": "red", "interrupted": "yellow"}
@@ -250,7 +228,8 @@ def status_table(status: RunStatus) -> RenderableType:
     if status.message:
         head.append("\n").append_text(plain(status.message))
     if status.state in ("failed", "interrupted") and status.command:
-        head.append("\nto go on: ").append_text(plain(status.command))
+        again = f"windvane {status.command} {status.path}/config.yaml --set output_dir={status.path}"
+        head.append("\nto go on: ").append_text(plain(again))
     stages = table("Stages", "stage", "done", "records", "time")
     for stage in status.stages:
         records = MISSING if stage.records is None else str(stage.records)
@@ -261,7 +240,10 @@ def status_table(status: RunStatus) -> RenderableType:
         for name, count in status.counts.items():
             add_row(counts, plain(name), f"{count:,}".replace(",", " "))
         parts.append(counts)
-    parts += [Text.assemble(f"{what}: ", plain(str(path))) for what, path in status.places.items()]
+    shown = {stage.path for stage in status.stages}
+    for what, path in status.places.items():
+        if path not in shown:  # the stages have a table of their own
+            parts.append(Text.assemble(plain(what), ": ", plain(str(path))))
     return Group(*parts)
 
 
@@ -289,4 +271,25 @@ def findings_table(findings: Sequence[Finding]) -> Table:
         if finding.advice:
             value.append("\n→ ", style="dim").append_text(plain(finding.advice, style="dim"))
         made.add_row(_MARKS[finding.verdict], plain(finding.name), value)
+    return made
+
+
+def print_findings(findings: Sequence[Finding], *, as_json: bool, console: Console | None = None) -> None:
+    """Print what the doctor found: as a table, or as one JSON list with the fields of `Finding`."""
+    console = console or Console()
+    if as_json:
+        text = json.dumps([finding.model_dump() for finding in findings], indent=2, ensure_ascii=False)
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    else:
+        console.print(findings_table(findings))
+
+
+def models_table(models: Sequence[Available]) -> Table:
+    """Return what `windvane models list` lists."""
+    made = table("Models", "model", "state", "", "folder")
+    for column in made.columns:
+        column.justify = "left"
+    for model in models:
+        folder = MISSING if model.folder is None else str(model.folder)
+        made.add_row(plain(model.name, style="bold"), plain(model.state), plain(model.description), plain(folder))
     return made

@@ -1,0 +1,46 @@
+"""What `windvane show` prints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from windvane.evaluation.policy import Evaluation, Limits
+from windvane.reporting.console import evaluation_table, signal_table, status_table
+from windvane.run import RunDirectory, run_status
+
+
+def show_run(path: Path, console: Console | None = None) -> None:
+    """Print where a run stands and what it found; changes nothing, so the run may be under way.
+
+    Raises `RunDirectoryError` where `path` holds no run.
+    """
+    console = console or Console()
+    view = RunDirectory.read(path)
+    console.print(status_table(run_status(view)))
+    summary = view.json("summary.json")
+    if isinstance(summary, Mapping):
+        console.print(summary_tables(summary, view.config()))
+
+
+def summary_tables(summary: Mapping[str, Any], config: Mapping[str, Any]) -> RenderableType:
+    """Return what ``summary.json`` says, as tables; the rule and the limits are those of the configuration."""
+    parts: list[RenderableType] = []
+    iterations = [row for row in summary.get("iterations") or () if isinstance(row, Mapping)]
+    if iterations:
+        parts.append(signal_table(iterations))
+    if summary.get("evaluation") is not None:
+        parts.append(_evaluation(summary["evaluation"], config.get("evaluation") or {}))
+    return Group(*parts)
+
+
+def _evaluation(numbers: object, settings: Mapping[str, Any]) -> RenderableType:
+    try:
+        evaluation = Evaluation.model_validate(numbers)
+        limits = Limits.model_validate(settings.get("limits") or {})
+    except ValidationError:  # written by another version
+        return Text("summary.json has an evaluation that this version of windvane cannot read", style="yellow")
+    return evaluation_table(evaluation, rule=(settings.get("rule") or {}).get("type"), limits=limits)
