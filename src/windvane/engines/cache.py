@@ -1,7 +1,7 @@
 """A key-value cache that grows in place and lets finished rows go at the price of moving one row each."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -36,16 +36,21 @@ def close_up(tensor: Tensor, moves: Moves) -> Tensor:
     return tensor[: moves.rows]
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # __init_subclass__ is untyped
     """Keys and values of one layer, ``[rows, heads, room, dim]``, of which the first `length` positions are in use.
 
     Serves sliding-window layers too: it keeps every position, and the model's mask hides those outside the window.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]
         self.length = 0
         self._room: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows in the batch."""
+        return self._states()[0].shape[0]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append new positions and return all keys and values."""
@@ -59,11 +64,34 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = (store[:, :, :end] for store in room)
         return self.keys, self.values
 
-    def expand(self, rows: int) -> None:
-        """Repeat the one row that a common prefix was computed in."""
+    def expanded(self, rows: int) -> "GrowingLayer":
+        """Return a layer of many rows that continue this one, the single row of a common prefix."""
         assert self._room is not None
-        self._room = tuple(store.expand(rows, -1, -1, -1) for store in self._room)  # type: ignore[assignment]
-        self._reallocate(self.length + _ROOM)
+        keys, values = (store[:, :, : self.length].expand(rows, -1, -1, -1) for store in self._room)
+        many = GrowingLayer()
+        many.update(keys, values)
+        return many
+
+    @staticmethod
+    def joined(parts: Sequence["GrowingLayer"], prefix: int) -> "GrowingLayer":
+        """Return the rows of all parts as one layer: the first `prefix` positions in front, the rest left-padded.
+
+        The padding is zeros, not leftover memory: a mask hides a number, but not NaN.
+        """
+        length = max(part.length for part in parts)
+        rows = sum(part.rows for part in parts)
+        whole, first = GrowingLayer(), 0
+        whole.lazy_initialization(*parts[0]._states())
+        stores = [part.new_zeros((rows, part.shape[1], length + _ROOM, part.shape[3])) for part in parts[0]._states()]
+        for part in parts:
+            last = first + part.rows
+            for store, states in zip(stores, part._states(), strict=True):
+                store[first:last, :, :prefix] = states[:, :, :prefix]
+                store[first:last, :, length - part.length + prefix : length] = states[:, :, prefix:]
+            first = last
+        whole.length, whole._room = length, (stores[0], stores[1])
+        whole.keys, whole.values = (store[:, :, :length] for store in stores)
+        return whole
 
     def close_up(self, moves: Moves) -> None:
         """Let the finished rows go."""
@@ -72,6 +100,11 @@ class GrowingLayer(DynamicLayer):
             close_up(store[:, :, : self.length], moves)
         self._room = (self._room[0][: moves.rows], self._room[1][: moves.rows])
         self.keys, self.values = (store[:, :, : self.length] for store in self._room)
+
+    def _states(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
 
     def _with_room(self, keys: Tensor, values: Tensor, end: int) -> tuple[Tensor, Tensor]:
         if self._room is None:
@@ -96,15 +129,32 @@ class GrowingCache(Cache):
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)
 
-    def expand(self, rows: int) -> None:
-        """Repeat the one row in every layer."""
-        for layer in self.layers:
-            layer.expand(rows)
+    def expanded(self, rows: int) -> "GrowingCache":
+        """Return a cache of many rows that continue the single row of this one."""
+        return _cache_of([layer.expanded(rows) for layer in self.growing_layers()])
+
+    @staticmethod
+    def joined(parts: Sequence["GrowingCache"], prefix: int) -> "GrowingCache":
+        """Return the rows of all parts as one left-padded cache; see `GrowingLayer.joined`."""
+        if len(parts) == 1:
+            return parts[0]
+        layers = zip(*(part.growing_layers() for part in parts), strict=True)
+        return _cache_of([GrowingLayer.joined(layer, prefix) for layer in layers])
 
     def close_up(self, moves: Moves) -> None:
         """Let the finished rows go in every layer."""
-        for layer in self.layers:
+        for layer in self.growing_layers():
             layer.close_up(moves)
+
+    def growing_layers(self) -> list[GrowingLayer]:
+        """Return all layers."""
+        return cast(list[GrowingLayer], self.layers)
+
+
+def _cache_of(layers: Sequence[GrowingLayer]) -> GrowingCache:
+    cache = GrowingCache()
+    cache.layers.extend(layers)
+    return cache
 
 
 def is_attention_only(model: PreTrainedModel) -> bool:

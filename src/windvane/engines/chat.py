@@ -1,13 +1,15 @@
 """From conversations to token ids and back: one beginning-of-sequence token, one generation prompt, no surprises."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jinja2
-from transformers import PreTrainedTokenizerBase
 
 from windvane.errors import DataError, ModelError
 from windvane.types import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
@@ -37,11 +39,11 @@ class ChatFormat:
     head of the first user turn. Templates that know `enable_thinking` have it turned off.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         if not tokenizer.chat_template:
             raise ModelError(
-                f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so nobody can say how "
-                "it writes a conversation. Set engine.chat_template to a jinja file, or to plain for the built-in one."
+                f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, which says how "
+                "to write a conversation. Set engine.chat_template to a jinja file, or to plain for the built-in one."
             )
         if tokenizer.eos_token_id is None:
             raise ModelError(

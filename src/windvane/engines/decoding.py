@@ -1,13 +1,13 @@
 """The decode loop: one batch of prompts in, their responses out.
 
-Attention models work on left-padded rows over a `GrowingCache`, the common prefix of the batch computed once. Models with
-a recurrent state (Mamba and its hybrids) take prompts of one length at a time, so that no padding enters the state. In
-both, finished rows leave the batch.
+Attention models work on left-padded rows over a `GrowingCache`, the common prefix of the batch computed once. Models
+with a recurrent state (Mamba and its hybrids) take prompts of one length at a time, so that no padding enters the
+state. In both, finished rows leave the batch.
 """
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ from windvane.types import Sampling
 
 SHORTEST_PREFIX = 8
 """Tokens; a shorter common prefix is not worth a forward pass of its own."""
+
+PREFILL_TOKENS = 8192
+"""Most prompt tokens in one forward pass: bounds the memory of its activations."""
+
+LEAST_FILL = 0.8
+"""How long a prompt must be, against the longest, to be computed in the same pass: bounds the padding computed."""
 
 
 class Decoded(NamedTuple):
@@ -103,7 +109,10 @@ def _checked_draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """Return how many leading tokens all sequences share, the last token of the shortest one not counted."""
-    first, last = min(sequences), max(sequences)  # in lexicographic order, what these two share, all share
+    first, last = (
+        min(map(tuple, sequences)),
+        max(map(tuple, sequences)),
+    )  # in lexicographic order, what these two share, all share
     limit = min(map(len, sequences)) - 1
     for index in range(limit):
         if first[index] != last[index]:
@@ -124,29 +133,28 @@ class _AttentionRows:
         self._next_position = torch.empty(0, dtype=torch.long)  # [rows, 1]
 
     def start(self) -> Tensor:
-        """Compute the common prefix once and the rest of each prompt after it."""
+        """Compute the common prefix once, then the rest of each prompt after it, rows of like length together."""
         shared = common_prefix(self._prompts) if len(self._prompts) > 1 else 0
-        if shared >= SHORTEST_PREFIX:
-            self._compute_prefix(self._prompts[0][:shared])
-        else:
+        if shared < SHORTEST_PREFIX:
             shared = 0
+        prefix = self._computed_prefix(self._prompts[0][:shared])
         rests = [prompt[shared:] for prompt in self._prompts]
-        width = max(map(len, rests))
-        device = self._model.device
-        ids = torch.tensor([[self._pad_id] * (width - len(rest)) + rest for rest in rests], device=device)
-        pads = torch.tensor([[width - len(rest)] for rest in rests], device=device)  # [rows, 1]
-        column = torch.arange(width, device=device)
-        real = (column >= pads).long()
-        self._mask = torch.cat([real.new_ones(len(rests), shared), real], dim=1)
-        positions = (shared + column - pads).clamp(min=0)
-        self._next_position = shared + width - pads
-        return self._forward(ids, positions)
+        parts, logits = [], []
+        for part in like_lengths(rests):
+            cache = prefix.expanded(len(part)) if shared else GrowingCache()
+            logits.append(self._computed_rests(part, shared, cache))
+            parts.append(cache)
+        self._cache = GrowingCache.joined(parts, shared)
+        lengths = torch.tensor([[len(rest)] for rest in rests], device=self._model.device)
+        self._mask = _left_padded_mask(lengths, shared)
+        self._next_position = shared + lengths
+        return torch.cat(logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         positions, self._next_position = self._next_position, self._next_position + 1
-        return self._forward(tokens[:, None], positions)
+        return self._forward(tokens[:, None], self._mask, positions, self._cache)
 
     def close_up(self, moves: Moves) -> None:
         """Let the finished rows go."""
@@ -154,24 +162,52 @@ class _AttentionRows:
         self._next_position = close_up(self._next_position, moves)
         self._cache.close_up(moves)
 
-    def _compute_prefix(self, prefix: list[int]) -> None:
-        ids = torch.tensor([prefix], device=self._model.device)
-        self._mask = torch.ones_like(ids)
-        self._forward(ids, torch.arange(len(prefix), device=ids.device)[None])
-        self._cache.expand(len(self._prompts))
+    def _computed_prefix(self, prefix: list[int]) -> GrowingCache:
+        cache = GrowingCache()
+        if prefix:
+            ids = torch.tensor([prefix], device=self._model.device)
+            self._forward(ids, torch.ones_like(ids), torch.arange(len(prefix), device=ids.device)[None], cache)
+        return cache
 
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _computed_rests(self, rests: Sequence[list[int]], shared: int, cache: GrowingCache) -> Tensor:
+        width, device = max(map(len, rests)), self._model.device
+        ids = torch.tensor([[self._pad_id] * (width - len(rest)) + rest for rest in rests], device=device)
+        mask = _left_padded_mask(torch.tensor([[len(rest)] for rest in rests], device=device), shared)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+        return self._forward(ids, mask, positions, cache)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: GrowingCache) -> Tensor:
         options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
         output = self._model(
             input_ids=ids,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
+            attention_mask=mask,
+            past_key_values=cache,
             use_cache=True,
             **options,
             **_last_logits_only(self._model),
         )
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+def like_lengths(sequences: Sequence[list[int]]) -> list[Sequence[list[int]]]:
+    """Cut a list of sequences, sorted by length or not, into runs that waste little on padding."""
+    runs, first = [], 0
+    for index, sequence in enumerate(sequences):
+        width = len(sequences[first])
+        too_many = (index + 1 - first) * width > PREFILL_TOKENS
+        if index > first and (too_many or not LEAST_FILL * width <= len(sequence) <= width):
+            runs.append(sequences[first:index])
+            first = index
+    runs.append(sequences[first:])
+    return runs
+
+
+def _left_padded_mask(lengths: Tensor, shared: int) -> Tensor:
+    """Return ``[rows, shared + longest]``: ones for the prefix and for the last `lengths` ``[rows, 1]`` columns."""
+    width = int(lengths.max())
+    real = (torch.arange(width, device=lengths.device) >= width - lengths).long()
+    return torch.cat([real.new_ones(len(lengths), shared), real], dim=1)
 
 
 class _RecurrentRows:
@@ -200,10 +236,11 @@ class _RecurrentRows:
 
     def close_up(self, moves: Moves) -> None:
         """Let the finished rows go: the same order that `close_up` gives every other tensor."""
-        order = torch.arange(moves.rows)
-        order[moves.target] = moves.source
+        rows = torch.arange(moves.rows)
+        rows[moves.target] = moves.source
+        order = cast(torch.LongTensor, rows.to(self._model.device))
         for layer in self._cache.layers:
-            layer.reorder_cache(order.to(self._model.device))
+            layer.reorder_cache(order)
 
     def _forward(self, ids: Tensor) -> Tensor:
         output = self._model(

@@ -1,7 +1,7 @@
 """Choosing the next token: greedy, or by inverse transform from the nucleus, without sorting the vocabulary.
 
-The uniform number of a sample's k-th token depends on the sample's seed and on k alone, so a response does not depend on
-which other responses are in its batch, nor on how many have been drawn before.
+The uniform number of a sample's k-th token depends on the sample's seed and on k alone, so a response does not depend
+on which other responses are in its batch, nor on how many have been drawn before.
 """
 
 from collections.abc import Sequence

@@ -68,7 +68,7 @@ def pick_dtype(setting: DtypeSetting, device: torch.device) -> torch.dtype:
 
 
 def multiplies_bfloat16_fast(device: torch.device) -> bool:
-    """Whether bfloat16 is at least as fast as float32 on a device: AMX, CUDA from Ampere on, MPS where it has the type."""
+    """Whether bfloat16 is at least as fast as float32: a CPU with AMX, CUDA from Ampere on, MPS where it has it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= _AMPERE
     if device.type == "mps":

@@ -70,11 +70,13 @@ def load_model(reference: str, settings: EngineSettings) -> LoadedModel:
         chat = ChatFormat(tokenizer)
         model = _load_weights(source, settings, dtype)
     _check_weights(model, reference)
-    return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, chat=chat, name=reference)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
+    model.train(False)
+    return LoadedModel(model=model, tokenizer=tokenizer, chat=chat, name=reference)
 
 
 def stop_ids(model: PreTrainedModel, chat: ChatFormat) -> frozenset[int]:
-    """Return the ids of `generation_config.eos_token_id` (one or a list), the tokenizer's and the template's end token."""
+    """Return all end ids: `generation_config.eos_token_id` (one or a list), the tokenizer's, the chat template's."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list | tuple) else [configured]
     ids = [*listed, chat.tokenizer.eos_token_id, chat.end_id]
@@ -87,13 +89,13 @@ def quiet_transformers() -> Iterator[None]:
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(logging.CRITICAL)
-    log.disable_progress_bar()
+    log.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         log.set_verbosity(level)
         if bars:
-            log.enable_progress_bar()
+            log.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _load_tokenizer(source: str, settings: EngineSettings) -> PreTrainedTokenizerBase:
@@ -123,7 +125,8 @@ def _load_weights(source: str, settings: EngineSettings, dtype: torch.dtype) -> 
     options: dict[str, Any] = {"dtype": dtype, "config": config, "trust_remote_code": settings.trust_remote_code}
     if settings.attention != "auto":
         options["attn_implementation"] = settings.attention
-    model, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    model, report = loaded
     missing, mismatched = sorted(report["missing_keys"]), report["mismatched_keys"]
     if missing or mismatched:
         named = [*missing, *(str(entry[0]) for entry in mismatched)]

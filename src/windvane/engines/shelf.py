@@ -183,6 +183,7 @@ def _publish(partial: Path, folder: Path) -> None:
     for path in partial.iterdir():
         with path.open("rb+") as handle:
             os.fsync(handle.fileno())
+        path.chmod(0o644)  # temporary names are private; a cache may be shared
     partial.chmod(0o755)
     try:
         partial.rename(folder)
