@@ -14,7 +14,10 @@ from windvane.queries.prompts import EVOLUTIONS, ask
 from windvane.queries.reading import read_instructions
 from windvane.types import Completion, Message, Prompt, Query, Sampling
 
-WORDS = "amber birch cobalt dune ember fjord garnet heron indigo juniper kelp lotus maple nickel onyx pepper".split()
+WORDS = [
+    "amber", "birch", "cobalt", "dune", "ember", "fjord", "garnet", "heron",
+    "indigo", "juniper", "kelp", "lotus", "maple", "nickel", "onyx", "pepper",
+]  # fmt: skip
 
 
 def reply(text: str, finish: str = "stop") -> Completion:

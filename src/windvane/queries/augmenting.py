@@ -46,7 +46,7 @@ class AugmentSettings(Settings):
     """Requests to the model for each query wanted, at most; then what is there is returned."""
     similarity: float = Field(default=0.6, gt=0, le=1)
     """A query that shares this part of its character 5-grams (Jaccard) with a seed or a new query is dropped."""
-    evaluation_similarity: float = Field(default=0.4, gt=0, le=1)
+    evaluation_similarity: float = Field(default=0.5, gt=0, le=1)
     """The same for queries kept for evaluation; lower, because what trains must not resemble what measures."""
     min_words: int = Field(default=3, ge=1)
     """Words; fewer make no request."""
