@@ -60,7 +60,8 @@ def percent(share: float | None) -> str:
 
 def table(title: str, *columns: str) -> Table:
     """Return an empty table in the house style: the first column names, the others are numbers."""
-    made = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=Text(title, "bold"), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    made.min_width = len(title) + 1  # rich breaks a title at the width of its table
     for index, column in enumerate(columns):
         made.add_column(Text(column), justify="right" if index else "left", overflow="fold")
     return made

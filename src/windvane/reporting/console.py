@@ -37,7 +37,7 @@ def evaluation_table(
     worries = concerns(evaluation, limits)
     parts += [Text(f"! {worry}", style="yellow") for worry in worries]
     if not worries and evaluation.language_n_after:
-        parts.append(Text("The answers are still language and to the point: every guard is within its limit.", "green"))
+        parts.append(Text("Still language, and to the point: every guard is within its limit.", "green"))
     return Group(*parts)
 
 
