@@ -15,6 +15,8 @@ from windvane.types import Completion, Dropped, Pair, Principle, Query, Response
 WINDOW = 20
 """Characters in the windows of `repetition`: about four words, longer than most phrases that recur on purpose."""
 
+_ITEM_NUMBER = re.compile(r"^\s*\d+[.):]\s", re.MULTILINE)
+
 
 class PairSettings(Settings):
     """What makes a pair of responses fit to be learned from."""
@@ -55,10 +57,11 @@ class MadePairs(NamedTuple):
 def repetition(text: str) -> float:
     """Return the share, 0 to 1, of the 20-character windows of `text` that have occurred before in it.
 
-    Spaces count as one and capitals as small letters. Characters, not words, so that it means the same in every script
-    and sees one endless word, too. A text of 20 characters or fewer is 0; a unit said k times comes to about 1 - 1/k.
+    Spaces count as one, capitals as small letters, and the numbers of list items not at all. Characters, not words, so
+    that it means the same in every script and sees one endless word, too. A text of 20 characters or fewer is 0; a unit
+    said k times comes to about 1 - 1/k.
     """
-    plain = " ".join(text.casefold().split())
+    plain = " ".join(_ITEM_NUMBER.sub("", text).casefold().split())
     windows = [plain[start : start + WINDOW] for start in range(len(plain) - WINDOW + 1)]
     return 1 - len(set(windows)) / len(windows) if windows else 0.0
 

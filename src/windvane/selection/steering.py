@@ -154,4 +154,4 @@ def _threshold(values: Sequence[float], rule: Literal["mean"] | float) -> float:
     ordered = sorted(values)
     below, part = divmod(rule * (len(ordered) - 1), 1)
     low, high = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
-    return low + part * (high - low)
+    return min(low + part * (high - low), high)
