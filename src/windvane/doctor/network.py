@@ -35,7 +35,7 @@ def hub(timeout: float) -> Finding:
         return Finding(name="model hub", value=f"not asked: {variable} is set", advice=advice)
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
-        status = within(timeout, lambda: _head(endpoint, timeout))
+        status = within(timeout, partial(_head, endpoint, timeout))
     except UNREACHED as error:
         reason = getattr(error, "reason", error)  # urllib wraps what went wrong
         return Finding(
@@ -64,7 +64,7 @@ def servers(timeout: float, ports: Mapping[int, str] = PORTS) -> Finding:
     found = []
     for port, usual in ports.items():
         try:
-            models = within(timeout, lambda port=port: _served(port, timeout))  # type: ignore[misc]
+            models = within(timeout, partial(_served, port, timeout))
         except UNREACHED:
             continue
         found.append(f"127.0.0.1:{port} ({usual}'s port) serves {', '.join(models) or 'no model yet'}")
@@ -83,7 +83,10 @@ def _served(port: int, timeout: float) -> list[str]:
         body = response.read(_MOST_BYTES)
     finally:
         connection.close()
-    reply = json.loads(body)
+    try:
+        reply = json.loads(body)
+    except RecursionError as error:  # a reply nested to hurt; no RuntimeError may leave the thread of `within`
+        raise ValueError("nested too deeply") from error
     if response.status != 200 or not isinstance(reply, dict) or not isinstance(reply.get("data"), list):
         raise ValueError("not the reply of an OpenAI-compatible server")
     return [str(model["id"]) for model in reply["data"] if isinstance(model, dict) and "id" in model]
