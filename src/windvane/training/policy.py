@@ -199,13 +199,14 @@ def _write(trainer: PreferenceTrainer, loaded: LoadedModel, output: Path) -> Non
 @contextmanager
 def _without_shard_bars() -> Iterator[None]:
     """Keep transformers from drawing a progress bar for every file that it writes."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    bars: Any = transformers_logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 class _KeepLastCheckpoint(TrainerCallback):
