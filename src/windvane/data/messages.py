@@ -64,9 +64,10 @@ def check_prompt(messages: tuple[Message, ...], what: str) -> tuple[Message, ...
     spoken = messages[1:] if messages and messages[0].role == "system" else messages
     if any(message.role == "system" for message in spoken):
         raise BadRow("system_not_first", f"{what} has a system message after its first turn; it belongs at the start")
-    if not spoken or spoken[-1].role != "user":
-        end = spoken[-1].role if spoken else "system"
-        raise BadRow("no_user_turn", f"{what} ends with a turn of the {end}; a prompt ends with a user turn")
+    if not spoken:
+        raise BadRow("no_user_turn", f"{what} has no user turn; a prompt ends with one")
+    if spoken[-1].role != "user":
+        raise BadRow("no_user_turn", f"{what} ends with a turn of the assistant; a prompt ends with a user turn")
     if spoken[0].role == "assistant":
         raise BadRow(
             "assistant_first", f"{what} starts with a turn of the assistant; a conversation starts with the user"

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from windvane.data.queries import collect, row_id, row_source
+from windvane.data.queries import collect, refuse_none, row_id, row_source
 from windvane.data.reading import rows
 from windvane.data.shapes import PLAIN, preference_of
 from windvane.data.source import DataSource, Row
-from windvane.errors import DataError
 from windvane.types import Dropped, Message, Record
 
 
@@ -60,6 +59,5 @@ def read_preferences(source: DataSource, *, limit: int | None = None) -> Prefere
         return pair.model_dump_json(include={"prompt", "chosen", "rejected"})
 
     pairs, dropped = collect(rows(source), make, content, source, "duplicate_pair", limit)
-    if not pairs:
-        raise DataError(f"{source.path} holds no usable pair ({len(dropped)} rows dropped).")
+    refuse_none(pairs, dropped, f"{source.path} holds no usable pair")
     return PreferenceSet(pairs, dropped)

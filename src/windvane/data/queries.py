@@ -3,6 +3,7 @@
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -49,8 +50,7 @@ def read_queries(source: DataSource, *, limit: int | None = None) -> QuerySet:
     queries, dropped = collect(
         rows(source), make, lambda query: normalised_prompt(query.messages), source, "duplicate_prompt", limit
     )
-    if not queries:
-        raise DataError(f"{source.path} holds no usable query ({len(dropped)} rows dropped).")
+    refuse_none(queries, dropped, f"{source.path} holds no usable query")
     return QuerySet(queries, dropped)
 
 
@@ -105,6 +105,13 @@ def _refuse_second(name: str, row: Row, source: DataSource, ids: dict[str, str])
         raise BadRow(
             "duplicate_id", f"the id {name!r} already stands at {first}; give each row its own, or leave the column out"
         )
+
+
+def refuse_none(records: Sequence[Any], dropped: Sequence[Dropped], what: str) -> None:
+    """Raise `DataError` with the reasons of all dropped rows where no record is left."""
+    if not records:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(drop.reason for drop in dropped).items())
+        raise DataError(f"{what}: {len(dropped)} rows dropped ({reasons}).")
 
 
 def row_id(row: Row, source: DataSource, *content: Any) -> str:

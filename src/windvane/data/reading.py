@@ -122,7 +122,10 @@ def _hub_rows(source: DataSource, near: str) -> Iterator[Row]:
     try:
         loaded: Any = datasets.load_dataset(source.path, name=source.subset, split=split)
     except ValueError as error:  # an unknown split or subset: the message lists those there are
-        raise DataError(f"{source.path} cannot give the split {split!r}: {_first_line(error)}") from None
+        raise DataError(
+            f"{source.path} cannot give the split {split!r}: {_first_line(error)}. "
+            "Set split (and subset) to one that is there."
+        ) from None
     except (DatasetsError, OSError, RuntimeError) as error:
         raise DataError(
             f"{what} it cannot be loaded: {_first_line(error)}.{near} "

@@ -20,6 +20,10 @@ RECORDED = ("messages", "conversations")
 PLAIN = ("prompt", *RECORDED, "instruction", "question", "query")
 
 
+Side = str | tuple[Message, ...]
+"""A response as it stands in a row: its text, or messages of which it is the last."""
+
+
 class Preference(NamedTuple):
     """A prompt and two different responses to it."""
 
@@ -50,17 +54,23 @@ def preference_of(values: Mapping[str, Any], source: DataSource) -> Preference:
     chosen, rejected = sides
     if type(chosen) is not type(rejected):
         raise BadRow("mixed", f"{source.chosen_column} and {source.rejected_column} must both be text or both messages")
+    return _checked(_joined(values, chosen, rejected, source))
+
+
+def _joined(values: Mapping[str, Any], chosen: Side, rejected: Side, source: DataSource) -> Preference:
+    """Find the prompt that two sides of the same type answer, and take it off them where they repeat it."""
     column = _prompt_column(values, source)
     if column is None:
-        return _checked(_implicit(chosen, rejected, source))
-    prompt = _prompt_in(values, column)
-    return _checked(
-        Preference(
-            prompt,
-            _last_turn(chosen, prompt, values[column], source.chosen_column),
-            _last_turn(rejected, prompt, values[column], source.rejected_column),
-        )
-    )
+        pair = _implicit(chosen, rejected, source)
+    elif isinstance(values[column], str) and isinstance(chosen, tuple) and len(chosen) > 1:
+        pair = _implicit(chosen, rejected, source)  # the text is one turn of it; the others would be lost
+        if values[column].strip() not in [message.content.strip() for message in pair.prompt]:
+            raise _mismatch(source.chosen_column, pair.prompt[-1].content, values[column])
+    else:
+        prompt = _prompt_in(values, column)
+        one = _last_turn(chosen, prompt, source.chosen_column)
+        return Preference(prompt, one, _last_turn(rejected, prompt, source.rejected_column))
+    return pair._replace(prompt=_with_system(pair.prompt, values))
 
 
 def _prompt_column(values: Mapping[str, Any], source: DataSource) -> str | None:
@@ -77,7 +87,7 @@ def _prompt_column(values: Mapping[str, Any], source: DataSource) -> str | None:
 
 def _prompt_in(values: Mapping[str, Any], column: str) -> tuple[Message, ...]:
     content = values[column]
-    if isinstance(content, list) and any(is_turn(item) for item in content):
+    if isinstance(content, list) and (not content or any(is_turn(item) for item in content)):
         messages = turns(content, column)
         if column in RECORDED and messages[-1].role == "assistant":
             messages = messages[:-1]
@@ -87,13 +97,17 @@ def _prompt_in(values: Mapping[str, Any], column: str) -> tuple[Message, ...]:
         if isinstance(more, str) and more.strip():
             text = f"{text}\n\n{more}"
         messages = (Message(role="user", content=text),)
+    return check_prompt(_with_system(messages, values), column)
+
+
+def _with_system(messages: tuple[Message, ...], values: Mapping[str, Any]) -> tuple[Message, ...]:
     system = values.get("system")
-    if isinstance(system, str) and system.strip() and (not messages or messages[0].role != "system"):
-        messages = (Message(role="system", content=system), *messages)
-    return check_prompt(messages, column)
+    if not isinstance(system, str) or not system.strip() or (messages and messages[0].role == "system"):
+        return messages
+    return (Message(role="system", content=system), *messages)
 
 
-def _response(value: Any, column: str) -> str | tuple[Message, ...]:
+def _response(value: Any, column: str) -> Side:
     if is_turn(value):
         return turns([value], column)
     if isinstance(value, list) and (not value or any(is_turn(item) for item in value)):
@@ -111,24 +125,26 @@ def _transcript(text: str) -> tuple[Message, ...]:
     return turns([{"from": role, "value": content.strip()} for role, content in spoken], "the transcript")
 
 
-def _last_turn(side: str | tuple[Message, ...], prompt: tuple[Message, ...], given: Any, column: str) -> str:
+def _last_turn(side: Side, prompt: tuple[Message, ...], column: str) -> str:
     """Return the response in `side`, which may repeat the prompt before it."""
     if isinstance(side, str):
         return side
     *before, last = side
     if last.role != "assistant":
         raise BadRow("no_response", f"{column} ends with a turn of the {last.role}; it must end with the assistant's")
-    spoken = tuple(message for message in prompt if message.role != "system")
-    repeated = tuple(message for message in before if message.role != "system")
-    if repeated and isinstance(given, str):  # a text stands for the last user turn of a longer conversation
-        repeated, spoken = repeated[-1:], spoken[-1:]
-    if repeated and [m.content.strip() for m in repeated] != [m.content.strip() for m in spoken]:
-        raise BadRow(
-            "prompt_mismatch",
-            f"{column} answers another prompt than the row's: {brief(repeated[-1].content)} instead of "
-            f"{brief(spoken[-1].content)}. Correct the row, or leave the prompt column out",
-        )
+    asked = [message.content.strip() for message in prompt if message.role != "system"]
+    repeated = [message.content.strip() for message in before if message.role != "system"]
+    if repeated not in ([], asked):
+        raise _mismatch(column, repeated[-1], asked[-1])
     return last.content
+
+
+def _mismatch(column: str, found: str, asked: str) -> BadRow:
+    return BadRow(
+        "prompt_mismatch",
+        f"{column} answers another prompt than the row's: {brief(found)} instead of {brief(asked)}. "
+        "Correct the row, or leave the prompt column out",
+    )
 
 
 def _implicit(chosen: Any, rejected: Any, source: DataSource) -> Preference:
@@ -145,9 +161,7 @@ def _implicit(chosen: Any, rejected: Any, source: DataSource) -> Preference:
     if len(chosen) != shared + 1 or len(rejected) != shared + 1:
         raise BadRow("prompt_mismatch", f"{names} part at turn {shared + 1}; they must share all turns but the last")
     prompt = check_prompt(chosen[:shared], f"what {names} share")
-    return Preference(
-        prompt, _last_turn(chosen[shared:], prompt, None, names), _last_turn(rejected[shared:], prompt, None, names)
-    )
+    return Preference(prompt, _last_turn(chosen[shared:], prompt, names), _last_turn(rejected[shared:], prompt, names))
 
 
 def _implicit_text(chosen: str, rejected: str, names: str) -> Preference:

@@ -31,6 +31,17 @@ def write_preferences(path: Path, pairs: Iterable[Pair], *, scores: Mapping[str,
     names = dict.fromkeys(name for row in rows for name in row)
     filled = [name for name in names if any(row.get(name) is not None for row in rows)]
     table = [{name: row.get(name) for name in filled} for row in rows]
+    try:
+        _write(path, table)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}. Choose another folder or free it."
+        ) from None
+    return len(rows)
+
+
+def _write(path: Path, table: list[dict[str, Any]]) -> None:
+    """Write beside the path, flush to disk, rename: another process sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     if path.suffix == ".parquet":
@@ -42,7 +53,9 @@ def write_preferences(path: Path, pairs: Iterable[Pair], *, scores: Mapping[str,
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-    return len(rows)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def _row(pair: Pair, scores: PairScores | None) -> dict[str, Any]:
