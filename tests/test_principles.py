@@ -198,6 +198,8 @@ class TestReadPair:
             f'{{"Good principle": "{GOOD}", "bad_principle": "{BAD}"}}',
             f'{{"GOOD": "  {GOOD}\n", "BAD": "{BAD}", "reason": "because"}}',
             f"[{USABLE}]",
+            f"For {{query}}: {USABLE}",
+            f'{{"principles": {USABLE}}}',
             f"{USABLE}\n{USABLE}",
         ],
     )

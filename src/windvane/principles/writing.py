@@ -106,23 +106,36 @@ def read_pair(reply: Completion) -> PrinciplePair | Unreadable:
 
 
 def _json_object(reply: Completion) -> dict[str, object] | Unreadable:
-    """Return the first object of a reply: as JSON where it is valid, repaired where it is not."""
+    """Return the first object of a reply: as it is where it is valid JSON, repaired where it is not."""
+    text = re.sub(r"<think>.*?</think>", "", reply.text, flags=re.DOTALL)
+    starts = [found.start() for found in re.finditer(r"\{", text)]
+    if not starts:
+        return Unreadable("it holds no JSON object")
+    values = next(filter(None, (_decoded(text[start:]) for start in starts)), None)
+    if values is None and reply.finish == "length":
+        return Unreadable("it was cut off before the JSON object ended")
+    values = values or _repaired(text[starts[0] :])
+    inner = list(values.values()) if values else []
+    if len(inner) == 1 and isinstance(inner[0], dict):
+        return inner[0]
+    return Unreadable("it holds no JSON object") if values is None else values
+
+
+def _decoded(text: str) -> dict[str, object] | None:
+    """Read the object that `text` begins with, whatever follows it; line breaks inside its strings are no fault."""
+    try:
+        values, _ = json.JSONDecoder(strict=False).raw_decode(text)
+    except json.JSONDecodeError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _repaired(text: str) -> dict[str, object] | None:
     import json_repair
 
-    text = re.sub(r"<think>.*?</think>", "", reply.text, flags=re.DOTALL)
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0:
-        return Unreadable("it holds no JSON object")
-    if end < start and reply.finish == "length":
-        return Unreadable("it was cut off before the JSON object ended")
-    body = text[start : end + 1] if end > start else text[start:]
-    try:
-        values, _ = json.JSONDecoder(strict=False).raw_decode(body)
-    except json.JSONDecodeError:
-        values = json_repair.loads(body)
-        if isinstance(values, list):
-            values = next((item for item in values if isinstance(item, dict)), None)
-    return values if isinstance(values, dict) else Unreadable("it holds no JSON object")
+    values = json_repair.loads(text)
+    found = values if isinstance(values, list) else [values]
+    return next((value for value in found if isinstance(value, dict)), None)
 
 
 def _key(name: object) -> str:
