@@ -1,11 +1,14 @@
 """Pairs: preambles leave text and token ids together, and what teaches nothing is dropped with its reason."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -149,6 +152,7 @@ def test_no_preamble_no_change_and_servers_give_text_alone() -> None:
         without_preamble(said("My answer: yes"), BUILTIN, None)
 
 
+@profile(deadline=None)
 @given(text=st.text(max_size=60), patterns=st.sampled_from([(), ("a+",), (r"\W",)]))
 def test_cutting_is_a_suffix_and_says_the_same_in_ids(text: str, patterns: tuple[str, ...]) -> None:
     text = text.encode("utf-8", "ignore").decode()
@@ -277,6 +281,11 @@ def test_cut_off_responses_are_kept_or_dropped_as_asked(place: int) -> None:
     assert made.dropped[0].detail == f"{('y⁺', 'y⁻', 'yᵒ')[place]} after 4 words"
 
 
+def test_pairs_and_selection_need_no_torch() -> None:
+    check = "import sys, windvane.pairs, windvane.selection; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
 def queries(*names: str) -> list[Query]:
     return [Query(id=name, messages=(Message(role="user", content=name),)) for name in names]
 
@@ -321,6 +330,7 @@ def test_missing_and_double_records_are_errors(
         )
 
 
+@profile(deadline=None)
 @given(texts=st.lists(st.sampled_from(["", "Yes.", "No, q0 does not.", "My answer: Yes.", "ha " * 40]), max_size=6))
 def test_every_query_ends_up_in_one_place(texts: list[str]) -> None:
     names = [f"q{index}" for index in range(len(texts))]

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -143,6 +144,7 @@ RULES = st.one_of(st.none(), st.just("mean"), st.floats(0, 0.99))
 SETTINGS = st.builds(SteeringFilterSettings, ordering=st.booleans(), on_policy=RULES, gap=RULES)
 
 
+@profile(deadline=None)
 @given(pairs=PAIRS, settings=SETTINGS)
 def test_every_pair_is_kept_or_dropped_once_in_order_with_a_reason(
     pairs: list[ScoredPair], settings: SteeringFilterSettings
@@ -157,6 +159,7 @@ def test_every_pair_is_kept_or_dropped_once_in_order_with_a_reason(
     assert all(math.isfinite(value) for value in selection.thresholds.values())
 
 
+@profile(deadline=None)
 @given(pairs=PAIRS, settings=SETTINGS, seed=st.integers(0, 99))
 def test_the_order_of_the_pairs_decides_nothing(
     pairs: list[ScoredPair], settings: SteeringFilterSettings, seed: int
@@ -168,6 +171,7 @@ def test_the_order_of_the_pairs_decides_nothing(
     assert one.thresholds == other.thresholds
 
 
+@profile(deadline=None)
 @given(pairs=PAIRS, settings=SETTINGS)
 def test_what_is_kept_satisfies_every_step(pairs: list[ScoredPair], settings: SteeringFilterSettings) -> None:
     selection = steering_filter(pairs, settings)
@@ -180,6 +184,7 @@ def test_what_is_kept_satisfies_every_step(pairs: list[ScoredPair], settings: St
         assert s.rejected_plain.mean >= selection.thresholds.get("on_policy_rejected", -math.inf)
 
 
+@profile(deadline=None)
 @given(pairs=PAIRS)
 def test_a_higher_quantile_never_lets_more_through(pairs: list[ScoredPair]) -> None:
     kept = [

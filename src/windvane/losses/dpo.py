@@ -53,7 +53,7 @@ class CdpoSettings(PairLossSettings):
     beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     """β, per nat: how strongly the policy is held to the reference."""
     label_smoothing: float = Field(default=0.1, gt=0, lt=0.5)
-    """ε: the share of pairs whose preference is taken to be the wrong way round. At 0 the loss is dpo."""
+    """ε: the share of pairs whose preference is taken to be the wrong way round. Without any, choose dpo."""
 
     def loss(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
         """Return `cdpo_loss`, [pairs]."""
@@ -67,7 +67,7 @@ class RobustDpoSettings(PairLossSettings):
     beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     """β, per nat: how strongly the policy is held to the reference."""
     label_smoothing: float = Field(default=0.1, gt=0, lt=0.5)
-    """ε: the share of pairs whose preference is the wrong way round. At 0 the loss is dpo."""
+    """ε: the share of pairs whose preference is the wrong way round. Without any, choose dpo."""
 
     def loss(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
         """Return `robust_dpo_loss`, [pairs]."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from windvane.types import Dropped, Record, ScoredPair
@@ -23,7 +24,7 @@ class Selection(NamedTuple):
 
     kept: tuple[ScoredPair, ...]
     dropped: tuple[Dropped, ...]
-    thresholds: Mapping[str, float]
+    thresholds: Mapping[str, float] = MappingProxyType({})
     """What the steps compared with, by name."""
 
     def summary(self) -> SelectionSummary:
