@@ -97,7 +97,7 @@ class SsoSettings(Settings):
     base: BaseLossSettings = IpoSettings(beta=0.2)
     """The pair loss L of all three terms; its `nll_weight`, if any, counts in each."""
     steering_weight: float = Field(default=0.1, ge=0, allow_inf_nan=False)
-    """λ: weight of the steering terms. 0 leaves the base loss alone (PBAA), at the cost of the base loss alone."""
+    """λ: weight of the steering terms. 0 leaves the base loss (PBAA), at its cost; under `all` it is still times W."""
     alpha: float = Field(default=ALPHA, ge=0, le=1)
     """α: share of y⁺ in the on-policy weight W; the rest is y⁻'s."""
     weight_scope: WeightScope = "steering"
