@@ -422,6 +422,7 @@ class TestSettings:
             "principles.scope=query",
             "principles.concision_rate=1.5",
             "principles={type: user}",
+            "principles={type: user, path: x.yaml, choice: model}",
             "principles={type: bank, path: x.yaml}",
         ],
     )

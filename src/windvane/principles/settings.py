@@ -1,9 +1,9 @@
 """Where a run's principles come from."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from windvane.config import Settings
 
@@ -39,7 +39,7 @@ class GeneratedPrinciples(Settings):
     max_new_tokens: int = Field(default=160, ge=16)
     """Tokens that a reply may have; one that is cut off counts as unreadable."""
     temperature: float = Field(default=0.7, ge=0)
-    """0 is greedy. Asking again after an unreadable reply only helps above 0."""
+    """0 is greedy; above it another seed gives other principles."""
     top_p: float = Field(default=0.8, gt=0, le=1)
     """Share of the probability mass that tokens are drawn from."""
 
@@ -55,6 +55,12 @@ class UserPrinciples(Settings):
     """Features per query; null uses all of the file for every query."""
     choice: Choice = "random"
     """Who chooses where `n_features` asks for fewer than the file has: the model, or random by the run's seed."""
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Self:
+        if self.choice == "model" and self.n_features is None:
+            raise ValueError("choice: model has nothing to choose while n_features is null; set n_features")
+        return self
 
 
 def _in_short(given: Any) -> Any:
