@@ -64,6 +64,8 @@ def _path(detail: ErrorDetails, values: Any) -> Keys:
         elif not (last and detail["type"] == "missing"):
             continue
         path.append(part)
+    if detail["type"] == "union_tag_invalid":
+        path.append(detail["ctx"]["discriminator"].strip("'"))
     return tuple(path)
 
 
@@ -81,8 +83,7 @@ def _text(path: Keys, details: Sequence[ErrorDetails], kind: type[Settings]) -> 
         words = ", ".join(_tags(path, kind))
         return f"{name} needs the key {tag}, one of {words}; it is {_quoted(first['input'])}"
     if first["type"] == "union_tag_invalid":
-        tag, value = first["ctx"]["discriminator"].strip("'"), first["ctx"]["tag"]
-        return _one_of(f"{name}.{tag}", value, _tags(path, kind))
+        return _one_of(name, first["ctx"]["tag"], _tags(path[:-1], kind))
     wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
     if any(detail["type"] == "literal_error" for detail in details) and len(details) == 1:
         return _one_of(name, first["input"], _words(first))

@@ -1,7 +1,7 @@
 """The reference table of a configuration, generated from the code."""
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -23,6 +23,11 @@ PLAIN = {
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
+FEW = 3
+"""Groups of so few keys are written out each time."""
+REQUIRED = ("", "required")
+
+
 class Line(NamedTuple):
     """One setting in the table."""
 
@@ -38,17 +43,28 @@ def markdown_table(kind: type[Settings]) -> str:
     """Return a Markdown table of every setting of a configuration: key, type, default, meaning.
 
     Nested groups are written out with dotted keys. Of a union, the members' own keys follow with the member's name
-    before their meaning; members that have a key in common share its line.
+    before their meaning; members that have a key in common share its line. A group that has been written out before,
+    with the same defaults, is one line that points there.
     """
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for line in _merged(list(_lines(kind, None, "", ""))):
+    for line in _merged(list(_lines(kind, None, "", "", {}))):
         meaning = f"({line.member}) {line.meaning}" if line.member else line.meaning
-        cells = [f"`{line.key}`", line.type, f"`{line.default}`" if line.default else "required", meaning]
+        cells = [
+            f"`{line.key}`",
+            line.type,
+            f"`{line.default}`" if line.default else REQUIRED[bool(line.type)],
+            meaning,
+        ]
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(rows) + "\n"
 
 
-def _lines(kind: type[BaseModel], default: Any, prefix: str, member: str) -> Iterator[Line]:
+Seen = dict[tuple[Line, ...], str]
+"""Groups as they were written out, keys without their prefix, and under which prefix that was."""
+
+
+def _lines(kind: type[BaseModel], default: Any, prefix: str, member: str, seen: Seen | None) -> Iterator[Line]:
+    """Yield the lines of a group, in full where `seen` is None."""
     for name, field in kind.model_fields.items():
         key = f"{prefix}{name}"
         value = getattr(default, name) if isinstance(default, kind) else _default(field)
@@ -58,14 +74,26 @@ def _lines(kind: type[BaseModel], default: Any, prefix: str, member: str) -> Ite
         if is_tag(field.annotation):
             continue  # the line of its union says it
         if tags:
-            tag = next(name for name, field in groups[0].model_fields.items() if is_tag(field.annotation))
-            start = "" if value is PydanticUndefined else show(tag_of(type(value)) or None)
-            yield Line(f"{key}.{tag}", " or ".join(map(_code, tags.values())), start, meaning, member)
+            yield _union_line(key, tags, value)._replace(meaning=meaning, member=member)
         elif not groups or value is None or not isinstance(value, Settings | type(PydanticUndefined)):
             yield Line(key, _type(field.annotation, field.metadata), _shown(value), meaning, member)
         inside = f"{key}[]." if _is_list(field.annotation) else f"{key}."
-        for group in groups:
-            yield from _lines(group, value, inside, tags.get(group, member))
+        inner = [line for group in groups for line in _lines(group, value, inside, tags.get(group, member), None)]
+        same = tuple(line._replace(key=line.key.removeprefix(inside)) for line in inner)
+        if seen is None or len(inner) <= FEW:
+            yield from inner
+        elif seen.setdefault(same, inside) != inside:
+            yield Line(f"{inside}*", "", "", f"As `{seen[same]}*`.", member)
+        else:
+            for group in groups:
+                yield from _lines(group, value, inside, tags.get(group, member), seen)
+
+
+def _union_line(key: str, tags: Mapping[type[Settings], str], default: Any) -> Line:
+    """Return the line of a union: the key and the words that tell its members apart."""
+    tag = next(name for name, field in next(iter(tags)).model_fields.items() if is_tag(field.annotation))
+    start = show(tag_of(type(default))) if isinstance(default, Settings) else _shown(default)
+    return Line(f"{key}.{tag}", " or ".join(map(_code, tags.values())), start, "", "")
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:
