@@ -119,7 +119,10 @@ class ChatFormat:
     def _end_of_turn(self) -> int:
         """The first special token after an answer; the tokenizer's own end token where the template writes none."""
         turns = (Message(role="user", content="Hello"), Message(role="assistant", content=_PROBE_ANSWER))
-        _, found, after = self._render(turns, generation_prompt=False).rpartition(_PROBE_ANSWER)
+        try:
+            _, found, after = self._render(turns, generation_prompt=False).rpartition(_PROBE_ANSWER)
+        except ModelError:  # a template for single turns; it will say so if more are asked of it
+            return int(self.tokenizer.eos_token_id)
         special = set(self.tokenizer.all_special_ids)
         ends = [token for token in self._tokenize(after) if token in special] if found else []
         return int(ends[0] if ends else self.tokenizer.eos_token_id)

@@ -34,6 +34,11 @@ class _ScoreTask(NamedTuple):
     group: ResponseGroup
 
     @property
+    def longest(self) -> int:
+        """Tokens of the prompt and its longest response."""
+        return len(self.group.prompt) + max(map(len, self.group.responses))
+
+    @property
     def width(self) -> int:
         """Tokens of the group as one row."""
         return len(self.group.prompt) + sum(map(len, self.group.responses))
@@ -53,7 +58,7 @@ class LocalEngine:
         self.tokens_scored = 0
         """Response tokens scored so far."""
         self._attention_only = is_attention_only(loaded.model)
-        self._layout: Layout | None = None
+        self._layouts: dict[bool, Layout] = {}
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, advance: Advance = no_progress
@@ -87,7 +92,7 @@ class LocalEngine:
         Raises `DataError` for an empty response and for one that does not fit the model, `ModelError` for NaN.
         """
         tasks = [_ScoreTask(index, self._group(request)) for index, request in enumerate(requests)]
-        layout = self._chosen_layout()
+        layout = self._layout_for(tasks)
         done: dict[int, tuple[Logprob, ...]] = {}
         for batch in self._score_batches(tasks, layout):
             rows = layout.rows([task.group for task in batch], pad_id=self.loaded.pad_id).to(self.loaded.device)
@@ -157,20 +162,27 @@ class LocalEngine:
             self._check_length(len(prompt), len(response.token_ids), request.messages)
         return ResponseGroup(prompt, tuple(response.token_ids for response in request.responses))
 
-    def _chosen_layout(self) -> Layout:
-        if self._layout is None:
-            self._layout = choose_layout(self.loaded.model, longest=self.loaded.context_length)
-        return self._layout
+    def _layout_for(self, tasks: Sequence[_ScoreTask]) -> Layout:
+        """Return the layout for these tasks: of them alone, not of earlier calls, so that a resumed run repeats it."""
+        longest = max((task.longest for task in tasks), default=1)
+        window = getattr(self.loaded.model.config.get_text_config(decoder=True), "sliding_window", None)
+        beyond = window is not None and longest > window
+        if beyond not in self._layouts:
+            self._layouts[beyond] = choose_layout(self.loaded.model, longest=longest)
+        return self._layouts[beyond]
 
     def _score_batches(self, tasks: Sequence[_ScoreTask], layout: Layout) -> Iterator[list[_ScoreTask]]:
         """Yield batches of similar length whose rows fit into `score_tokens`."""
+        shared = layout.name == "shared"
+        sized = sorted(((task.width if shared else task.longest, task) for task in tasks), key=lambda pair: -pair[0])
         batch: list[_ScoreTask] = []
-        rows = 0
-        for task in sorted(tasks, key=lambda task: -task.width):
-            more = 1 if layout.name == "shared" else len(task.group.responses)
-            if batch and (rows + more) * batch[0].width > self.settings.score_tokens:
+        rows, width = 0, 0
+        for size, task in sized:
+            more = 1 if shared else len(task.group.responses)
+            width = width or size  # the first of a batch is its longest
+            if batch and (rows + more) * width > self.settings.score_tokens:
                 yield batch
-                batch, rows = [], 0
+                batch, rows, width = [], 0, size
             batch.append(task)
             rows += more
         if batch:

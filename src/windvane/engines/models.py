@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from windvane.engines import shelf
@@ -18,7 +19,7 @@ from windvane.engines.hardware import pick_device, pick_dtype
 from windvane.engines.settings import EngineSettings
 from windvane.errors import ConfigError, ModelError
 
-_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError)
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def _load_weights(source: str, settings: EngineSettings, dtype: torch.dtype) -> 
     options: dict[str, Any] = {"dtype": dtype, "config": config, "trust_remote_code": settings.trust_remote_code}
     if settings.attention != "auto":
         options["attn_implementation"] = settings.attention
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    # Weights of another shape are only let through so that the report names them; without it the error names none.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options)
     model, report = loaded
     missing, mismatched = sorted(report["missing_keys"]), report["mismatched_keys"]
     if missing or mismatched:
@@ -170,7 +173,7 @@ def _explanation(reference: str, settings: EngineSettings, error: BaseException)
             f"The model {reference!r} brings Python code of its own. Read it; if you trust it, set "
             "engine.trust_remote_code to true."
         )
-    if settings.attention != "auto" and settings.attention in reason:
+    if settings.attention != "auto" and "attention" in reason.lower():
         return f"The model {reference!r} cannot use engine.attention {settings.attention!r}: {shown} Set it to auto."
     if Path(reference).is_dir() or reference in shelf.ALIASES:
         return f"The model {reference!r} cannot be loaded: {type(error).__name__}: {shown}"

@@ -29,11 +29,9 @@ class Generator(Protocol):
 class Scorer(Protocol):
     """Measures text."""
 
-    def score(
-        self, requests: Sequence[ScoreRequest], *, advance: Advance = no_progress
-    ) -> list[tuple[Logprob, ...]]:
+    def score(self, requests: Sequence[ScoreRequest], *, advance: Advance = no_progress) -> list[tuple[Logprob, ...]]:
         """Return for each request one log-probability for each of its responses, in order.
 
-        The response's token ids are scored as they are, so an end-of-sequence token counts where the completion has one.
+        The response's token ids are scored as they are: an end-of-sequence token counts where the completion has one.
         Log-probabilities are those of the raw distribution (temperature 1, no top-p). An empty response is an error.
         """

@@ -24,8 +24,9 @@ class EngineSettings(Settings):
     """Most sequences that are generated together; results do not depend on it, speed and memory do."""
     batch_tokens: int = Field(default=32768, ge=1)
     """Most tokens, padding and room for the response included, that one batch holds: bounds the key-value cache."""
-    score_tokens: int = Field(default=4096, ge=1)
-    """Most tokens, padding included, in one forward pass of scoring; a single longer row still runs, alone."""
+    score_tokens: int = Field(default=2048, ge=1)
+    """Most tokens, padding included, in one forward pass of scoring, which holds their logits; a longer query still
+    runs, alone."""
     chat_template: str | None = None
     """For a model without a chat template (or in place of its own): a jinja file, or `plain` for the built-in one."""
     trust_remote_code: bool = False
