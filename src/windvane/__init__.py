@@ -1,0 +1,49 @@
+"""Windvane aligns language models with no human labels.
+
+>>> from windvane import SSOConfig, run_sso          # a whole method: queries and principles in, an aligned model out
+>>> from windvane import PreferenceTrainer, losses   # its parts
+
+Names are imported when they are first used, so ``import windvane`` is quick and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "SSOConfig": "windvane.recipes.sso",
+    "SSOResult": "windvane.recipes.sso",
+    "run_sso": "windvane.recipes.sso",
+    "PairsConfig": "windvane.recipes.pairs",
+    "make_pairs": "windvane.recipes.pairs",
+    "TrainConfig": "windvane.recipes.preference",
+    "run_train": "windvane.recipes.preference",
+    "PreferenceTrainer": "windvane.training",
+    "LocalEngine": "windvane.engines.local",
+    "load_model": "windvane.engines.models",
+    "losses": "windvane.losses",
+    "selection": "windvane.selection",
+}
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from windvane import losses, selection
+    from windvane.engines.local import LocalEngine
+    from windvane.engines.models import load_model
+    from windvane.recipes.pairs import PairsConfig, make_pairs
+    from windvane.recipes.preference import TrainConfig, run_train
+    from windvane.recipes.sso import SSOConfig, SSOResult, run_sso
+    from windvane.training import PreferenceTrainer
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'windvane' has no attribute {name!r}")
+    module = import_module(home)
+    return module if home == f"windvane.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,86 @@
+"""Holds the one local model that a recipe works with at the moment, loaded when it is first needed."""
+
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from windvane.engines.chat import ChatFormat
+from windvane.engines.local import LocalEngine
+from windvane.engines.models import LoadedModel, load_model
+from windvane.engines.protocols import Advance, no_progress
+from windvane.engines.settings import EngineSettings
+from windvane.types import Completion, Logprob, Prompt, Sampling, ScoreRequest
+
+Count = Callable[[str, int], None]
+"""Adds to a counter by name, such as `RunDirectory.count`."""
+
+
+class Workbench:
+    """At most one local model in memory.
+
+    Engines are handed out for the asking and load their model at the first call that needs it. So a stage that finds
+    its records on file costs nothing, and resuming a finished run loads no model at all.
+    """
+
+    def __init__(self, settings: EngineSettings, *, say: Callable[[str], None], count: Count) -> None:
+        self._settings = settings
+        self._say = say
+        self._count = count
+        self._reference: str | None = None
+        self._held: LocalEngine | None = None
+
+    def engine(self, reference: str | Path) -> "BenchEngine":
+        """Return the engine of a model, by its folder or name; nothing is loaded yet."""
+        return BenchEngine(self, str(reference), self._count)
+
+    def load(self, reference: str) -> LocalEngine:
+        """Return the engine with its model in memory, in place of any other."""
+        if self._held is None or self._reference != reference:
+            self.clear()
+            self._say(f"loading {reference}")
+            self._held = LocalEngine(load_model(reference, self._settings), self._settings)
+            self._reference = reference
+        return self._held
+
+    def take(self, reference: str | Path) -> LoadedModel:
+        """Hand the model over to someone who will change its weights; the bench keeps nothing."""
+        loaded = self.load(str(reference)).loaded
+        self.clear()
+        return loaded
+
+    def clear(self) -> None:
+        """Free the memory."""
+        self._held, self._reference = None, None
+        gc.collect()
+
+
+class BenchEngine:
+    """A `Generator` and `Scorer` that loads its model on demand and counts what it does."""
+
+    def __init__(self, bench: Workbench, reference: str, count: Count) -> None:
+        self._bench, self._reference, self._count = bench, reference, count
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How the model's tokenizer turns conversations and responses into token ids."""
+        return self._bench.load(self._reference).loaded.chat
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, advance: Advance = no_progress
+    ) -> list[Completion]:
+        """Return one completion for each prompt; see `Generator.generate`."""
+        engine = self._bench.load(self._reference)
+        before = engine.tokens_generated
+        completions = engine.generate(prompts, sampling, advance=advance)
+        self._count("model_calls", len(prompts))
+        self._count("tokens_generated", engine.tokens_generated - before)
+        return completions
+
+    def score(self, requests: Sequence[ScoreRequest], *, advance: Advance = no_progress) -> list[tuple[Logprob, ...]]:
+        """Return the log-probabilities of each request's responses; see `Scorer.score`."""
+        engine = self._bench.load(self._reference)
+        before = engine.tokens_scored
+        scores = engine.score(requests, advance=advance)
+        self._count("model_calls", len(requests))
+        self._count("tokens_scored", engine.tokens_scored - before)
+        return scores

@@ -1,0 +1,1 @@
+"""Recipes: each is a method's story, top to bottom. Read these first."""

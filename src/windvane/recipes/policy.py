@@ -1,0 +1,134 @@
+"""Training as a stage of a run: pairs in, a policy folder out."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from windvane.engines.models import LoadedModel
+from windvane.engines.workbench import Workbench
+from windvane.losses import LossSettings, make_objective
+from windvane.run import RunDirectory
+from windvane.training import TrainingExample, TrainingResult, TrainingSettings, encode_steering_pair, train_policy
+from windvane.types import Record, ScoredPair
+
+NOTE = "windvane.json"
+METRICS = "training.jsonl"
+
+
+class TrainingNote(Record):
+    """What lies beside a policy's weights: how it was made."""
+
+    start: str
+    """The model that training started from."""
+    loss: dict[str, object]
+    pairs: int
+    steps: int
+    """Optimizer steps."""
+    final_loss: float
+    """Mean loss over the pairs of the last step."""
+    layout: str
+    """How rows were laid out, and why."""
+
+
+class TrainedPolicy(NamedTuple):
+    """A policy on file."""
+
+    folder: Path
+    note: TrainingNote
+
+
+def train_stage(
+    run: RunDirectory,
+    stage: str,
+    bench: Workbench,
+    encode: Callable[[LoadedModel], Sequence[TrainingExample]],
+    loss: LossSettings,
+    training: TrainingSettings,
+    *,
+    start: str,
+    seed: int,
+) -> TrainedPolicy:
+    """Train the model `start` on what `encode` makes for it; resumes from the last whole checkpoint after a kill."""
+
+    def build(folder: Path) -> None:
+        loaded = bench.take(start)
+        examples = encode(loaded)
+        result = train_policy(
+            loaded,
+            examples,
+            make_objective(loss),
+            training,
+            output=folder,
+            checkpoints=run.scratch(stage),
+            seed=seed,
+            callbacks=[_StageBar(run)],
+        )
+        if run.is_main:
+            _write_note(folder, result, start=start, loss=loss, pairs=len(examples))
+
+    folder = run.folder(stage, build)
+    return TrainedPolicy(folder, TrainingNote.from_json((folder / NOTE).read_text(encoding="utf-8")))
+
+
+def _write_note(folder: Path, result: TrainingResult, *, start: str, loss: LossSettings, pairs: int) -> None:
+    note = TrainingNote(
+        start=start,
+        loss=loss.model_dump(mode="json"),
+        pairs=pairs,
+        steps=result.steps,
+        final_loss=result.final_loss,
+        layout=f"{result.layout.name}: {result.layout.reason}",
+    )
+    (folder / NOTE).write_text(note.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    lines = (json.dumps(metrics) + "\n" for metrics in result.history)
+    (folder / METRICS).write_text("".join(lines), encoding="utf-8")
+
+
+class _StageBar(TrainerCallback):
+    """Shows the optimizer steps on the run's own progress bar."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._open = ExitStack()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Open the bar at the step that training resumes from."""
+        self._open.enter_context(self._run.progress("training", state.max_steps, done=state.global_step))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Move the bar."""
+        self._run.advance()
+
+    def close(self) -> None:
+        """Close the bar, also where training failed."""
+        self._open.close()
+
+
+def train_on_contrast(
+    run: RunDirectory,
+    stage: str,
+    bench: Workbench,
+    pairs: Sequence[ScoredPair],
+    loss: LossSettings,
+    training: TrainingSettings,
+    *,
+    start: str,
+    seed: int,
+) -> TrainedPolicy:
+    """Train on contrast pairs; their scores are the reference of the loss."""
+    return train_stage(
+        run,
+        stage,
+        bench,
+        lambda loaded: [encode_steering_pair(loaded.chat, pair) for pair in pairs],
+        loss,
+        training,
+        start=start,
+        seed=seed,
+    )

@@ -1,0 +1,85 @@
+"""Plain preference optimization: any preference file, any loss, with the trainer and run directory of the rest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from windvane.config import Settings
+from windvane.data import DataSource, OfflinePair, load_preferences
+from windvane.engines.models import LoadedModel
+from windvane.engines.settings import EngineSettings
+from windvane.engines.workbench import Workbench
+from windvane.losses import DpoSettings, LossSettings, SsoGeneratorSettings, SsoSettings
+from windvane.recipes.policy import TrainedPolicy, train_stage
+from windvane.recipes.report import Reporter, write_summary
+from windvane.run import RunDirectory
+from windvane.training import TrainingExample, TrainingSettings, encode_pair
+
+
+class TrainConfig(Settings):
+    """Everything that a run of `windvane train` depends on."""
+
+    model: str = Field(min_length=1)
+    """A local folder, a name that `windvane models list` prints, or a hub name."""
+    preferences: DataSource
+    """The preference pairs, in any format that `windvane.data` reads."""
+    output_dir: Path
+    """The run directory. The same command on it goes on where it stopped; another configuration is refused."""
+    max_pairs: int | None = Field(default=None, ge=1)
+    """Use only the first so many pairs; null uses all."""
+    seed: int = Field(default=0, ge=0)
+    """Every random choice of the run derives from it."""
+    engine: EngineSettings = EngineSettings()
+    """How the model is loaded."""
+    loss: LossSettings = DpoSettings()
+    """Any loss on pairs; those of SSO need principles, and so `windvane sso`."""
+    training: TrainingSettings = TrainingSettings()
+    """How the policy is trained."""
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> Self:
+        if isinstance(self.loss, (SsoSettings, SsoGeneratorSettings)):
+            raise ValueError(
+                f"loss.type {self.loss.type} needs principles, which a preference file has not: use `windvane sso`"
+            )
+        return self
+
+
+class TrainResult(NamedTuple):
+    """What a run made."""
+
+    policy: Path
+    """Folder of the trained model."""
+    run: Path
+    trained: TrainedPolicy
+
+
+def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
+    """Train on preference pairs; see `run_sso` for consoles and errors."""
+    with RunDirectory.open(config.output_dir, config, command="train", console=console) as run:
+        bench = Workbench(config.engine, say=run.say, count=run.count)
+        pairs = run.once("pairs", lambda: load_preferences(config.preferences, limit=config.max_pairs), OfflinePair)
+
+        def encode(loaded: LoadedModel) -> Sequence[TrainingExample]:
+            return [encode_pair(loaded.chat, pair) for pair in pairs]
+
+        trained = train_stage(
+            run, "policy", bench, encode, config.loss, config.training, start=config.model, seed=config.seed
+        )
+        write_summary(
+            run,
+            "train",
+            model=config.model,
+            seed=config.seed,
+            results={
+                "counts": {"pairs_made": len(pairs), "pairs_kept": len(pairs), "dropped": {}},
+                "policy": trained.folder,
+                "steps": trained.note.steps,
+                "final_loss": trained.note.final_loss,
+            },
+        )
+        Reporter(run, console).places({"trained model": trained.folder, "run directory": run.path})
+        return TrainResult(trained.folder, run.path, trained)

@@ -1,0 +1,75 @@
+"""What a run tells its user: tables on the way, ``summary.json`` at the end."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from windvane import __version__
+from windvane.evaluation.policy import EvaluationSettings
+from windvane.evaluation.signal import SignalStatistics
+from windvane.recipes.compare import Comparison
+from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
+from windvane.run import RunDirectory
+from windvane.selection import SelectionSummary
+
+SUMMARY = "summary.json"
+
+
+class Reporter:
+    """Prints what a run finds, on the main process alone."""
+
+    def __init__(self, run: RunDirectory, console: Console | None = None) -> None:
+        self._run = run
+        self._console = (console or Console()) if run.is_main else Console(quiet=True)
+
+    def selection(self, summary: SelectionSummary) -> None:
+        """Show what the filter kept and dropped."""
+        self._console.print(selection_table(summary.kept, summary.dropped, summary.thresholds))
+
+    def signal(self, iterations: list[SignalStatistics]) -> None:
+        """Show the signal of all iterations so far."""
+        self._console.print(signal_table([each.model_dump() for each in iterations]))
+
+    def comparison(self, comparison: Comparison, settings: EvaluationSettings) -> None:
+        """Show samples side by side, and the numbers before and after."""
+        rule = None if settings.rule is None else settings.rule.type
+        self._console.print(samples_table(comparison.queries, comparison.before, comparison.after))
+        self._console.print(evaluation_table(comparison.evaluation, rule=rule, limits=settings.limits))
+
+    def places(self, places: Mapping[str, object]) -> None:
+        """Say where things are."""
+        for name, place in places.items():
+            self._console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+def write_summary(run: RunDirectory, method: str, *, model: str, seed: int, results: Mapping[str, Any]) -> None:
+    """Write ``summary.json``: what is true of any run, then the method's own `results`.
+
+    `results` may hold ``counts`` of its own, which join those of the run's stages.
+    """
+    status, counts = run.status(), run.counts()
+    started = status.started or datetime.now(UTC)
+    results = dict(results)
+    run.write_json(
+        SUMMARY,
+        {
+            "method": method,
+            "model": model,
+            "seed": seed,
+            "windvane_version": __version__,
+            "started": started.isoformat(),
+            "finished": datetime.now(UTC).isoformat(),
+            "minutes": round(status.minutes, 2),
+            "stages": {stage.name: round(stage.minutes or 0.0, 2) for stage in status.stages},
+            "counts": {
+                **results.pop("counts", {}),
+                "model_calls": counts.get("model_calls", 0),
+                "model_calls_reused": run.reused().get("model_calls", 0),
+                "tokens_generated": counts.get("tokens_generated", 0),
+                "tokens_scored": counts.get("tokens_scored", 0),
+            },
+            **results,
+        },
+    )
