@@ -11,7 +11,9 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -143,23 +145,25 @@ def in_child(work: Callable[[], object]) -> int:
     """Do `work` in a forked process and return the signal that ended it, or 0; raise if it failed."""
     child = os.fork()
     if child == 0:
+        code = 1
         try:
             work()
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
+            code = 0
+        finally:
+            if code:
+                traceback.print_exc()
+            os._exit(code)
     status = os.waitpid(child, 0)[1]
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
         raise AssertionError("the child failed")
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def kill_everywhere(base: Path, every: int, *, torn: bool) -> int:
-    """Kill the program at each file operation, resume it, and compare; return the number of kills."""
+def kill_everywhere(base: Path, first: int, every: int, *, torn: bool) -> int:
+    """Kill the program at file operations first, first + every …, resume it, compare; return the number of kills."""
     provenance._git = lambda *arguments: None  # type: ignore[assignment]  # a process a call, three calls a run
     program(base / "whole")
-    expected, operation, kills = tree(base / "whole"), 1, 0
+    expected, operation, kills = tree(base / "whole"), first, 0
     while True:
         root, ledger = base / f"killed-{operation}", base / f"ledger-{operation}"
 
@@ -170,7 +174,7 @@ def kill_everywhere(base: Path, every: int, *, torn: bool) -> int:
         if in_child(killed) == 0:
             return kills
         kills += 1
-        in_child(lambda root=root, ledger=ledger: program(root, ledger=ledger))
+        in_child(partial(program, root, ledger=ledger))
         done = ledger.read_text().splitlines()
         assert tree(root) == expected, f"killed at operation {operation}: {tree(root)}"
         assert len(done) - len(set(done)) <= 1, f"killed at operation {operation}, done again: {done}"
@@ -178,11 +182,12 @@ def kill_everywhere(base: Path, every: int, *, torn: bool) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """``run ROOT PAUSE`` runs the program once; ``every BASE STEP TORN`` kills it at each STEP-th operation."""
+    """``run ROOT PAUSE`` runs the program once; ``every BASE FIRST STEP HOW`` kills it, resumes it and compares."""
     if arguments[0] == "run":
         program(Path(arguments[1]), pause=float(arguments[2]))
     else:
-        print(kill_everywhere(Path(arguments[1]), int(arguments[2]), torn=arguments[3] == "torn"))
+        first, step = int(arguments[2]), int(arguments[3])
+        print(kill_everywhere(Path(arguments[1]), first, step, torn=arguments[4] == "torn"))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class RunDirectory:
         self._journal: Journal | None = None
         self._counts: Counter[str] | None = None
         self._reused: Counter[str] = Counter()
+        self._begun: set[str] = set()
         self._met: set[str] = set()
 
     @classmethod
@@ -204,6 +205,7 @@ class RunDirectory:
         if records is not None:
             self._reuse(stage.name, stage.manifest())
         else:
+            self._begun.add(stage.name)
             plan = self._begin(stage, wanted)
             if plan is not None:
                 self._do_shards(stage, plan, work, shown)
@@ -259,6 +261,7 @@ class RunDirectory:
         self._log("shard", stage=stage.name, index=index, records=len(records), seconds=_since(begun))
 
     def _build(self, stage: FolderStage, inputs: str, build: Callable[[Path], None]) -> None:
+        self._begun.add(stage.name)
         self._log("stage started", stage=stage.name)
         begun = time.monotonic()
         with self._counting() as counts:
@@ -369,7 +372,7 @@ class RunDirectory:
             self.close()
 
     def _tidy(self) -> None:
-        if self.is_main:
+        if self.is_main and self._begun <= self._met:  # a recipe may have survived a stage that failed
             for folder in self._layout.leftovers:
                 remove_tree(folder)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
@@ -109,7 +109,7 @@ def _compound_parts(value: Any) -> Iterable[str]:
         entries: list[tuple[object, object]] = [(field.name, getattr(value, field.name)) for field in fields(value)]
     elif isinstance(value, Mapping):
         entries = list(value.items())
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, Sequence):
         yield f"[{len(value)}"
         for item in value:
             yield from _parts(item)
