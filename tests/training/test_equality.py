@@ -68,7 +68,7 @@ def same_files(left, right):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Three steps of 8, 8 and 4 pairs of unequal lengths, each in one micro-batch. SGD-like: Adam hides a wrong scale."""
+    """Three steps of 8, 8 and 4 pairs of unequal lengths, each in one micro-batch."""
     return train(tmp_path_factory.mktemp("whole"))
 
 
@@ -179,18 +179,20 @@ def test_resumed_equals_uninterrupted(tmp_path, lora):
 
 
 def test_updates_too_small_for_16_bits_arrive(tmp_path):
-    """At this rate no weight of a bfloat16 model would move: the nearest other bfloat16 number is too far away."""
+    """At this rate hardly a bfloat16 weight could move: the next bfloat16 number is too far away."""
     policy = loaded()
     policy.model.to(torch.bfloat16)
     before = {name: value.detach().float() for name, value in policy.model.named_parameters()}
     train(tmp_path, model=policy, learning_rate=1e-7)
     saved = tiny.transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
-    moved = 0
+    moved = seen = total = 0
     for name, value in saved.named_parameters():
         assert value.dtype == torch.float32
-        assert torch.equal(value.to(torch.bfloat16).float(), before[name]), f"{name}: 16 bits show no change"
+        seen += int((value.to(torch.bfloat16).float() != before[name]).sum())
         moved += int((value != before[name]).sum())
-    assert moved > 10_000
+        total += value.numel()
+    assert seen < 0.01 * total
+    assert moved > 0.8 * total
 
 
 def test_bfloat16_computation_starts_within_the_tolerance(tmp_path):
@@ -201,7 +203,7 @@ def test_bfloat16_computation_starts_within_the_tolerance(tmp_path):
 
 def test_a_policy_without_a_reference_needs_none(tmp_path):
     simpo = losses.make_objective(losses.SimpoSettings())
-    result, _ = train(tmp_path, objective=simpo)
+    result, _ = train(tmp_path, objective=simpo, given=examples(8), epochs=3)
     assert "chosen_change" not in result.history[0]
     assert result.final_loss < result.history[0]["loss"]
 
@@ -216,6 +218,7 @@ def test_the_saved_policy_is_the_trained_one_and_can_generate(tmp_path):
     assert tiny.transformers.AutoTokenizer.from_pretrained(tmp_path / "policy").chat_template
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft reads it by its old name
 def test_lora_is_saved_merged_and_as_an_adapter(tmp_path):
     from peft import PeftModel
 

@@ -74,7 +74,8 @@ def train_policy(
     if settings.lora is not None and not arguments.bf16:
         nn.Module.float(model)  # the weights below the adapter, too, are computed with in the precision asked for
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # the first name is that of transformers since 5.20
     trainer = PreferenceTrainer(
         add_adapter(model, settings.lora, seed=arguments.seed) if settings.lora else model,
         arguments,
