@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from tests.evaluation.answers import TopicScorer, answer, query
 from windvane.evaluation.language import LanguageScores, language_requests, other_queries, read_language, score_language
-from windvane.types import Completion
+from windvane.types import Completion, Prompt, Sampling, ScoreRequest
 
 QUERIES = [query(name) for name in ("tea", "rain", "bread", "snow")]
 BEFORE = [answer(f"about {q.id} there is much to say") for q in QUERIES]
@@ -92,3 +94,22 @@ def test_answers_without_token_ids_are_refused() -> None:
 def test_sides_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         language_requests(QUERIES, BEFORE, AFTER[:-1], seed=0)
+
+
+def test_with_a_model_the_numbers_are_those_of_one_answer_at_a_time(tiny_model_folder: Path) -> None:
+    from windvane.engines.local import EngineSettings, LocalEngine, load_model
+
+    engine = LocalEngine(load_model(str(tiny_model_folder), EngineSettings()), EngineSettings())
+    before, after = (
+        engine.generate([Prompt(q.messages, seed) for q in QUERIES], Sampling(max_new_tokens=12)) for seed in (1, 2)
+    )
+    known = read_language(score_language(language_requests(QUERIES, before, after, seed=5), engine))
+    other = other_queries(QUERIES, seed=5)
+    messages = {q.id: q.messages for q in QUERIES}
+    assert len(known) == 8
+    for q, answered in zip(QUERIES, after, strict=True):
+        ((own,), (under_other,)) = engine.score(
+            [ScoreRequest(messages[q.id], (answered,)), ScoreRequest(messages[other[q.id]], (answered,))]
+        )
+        assert known[q.id, "after"].base_logprob == pytest.approx(own.mean, abs=1e-4)
+        assert known[q.id, "after"].relevance == pytest.approx(own.mean - under_other.mean, abs=1e-4)

@@ -199,6 +199,11 @@ def test_concerns_name_what_was_lost() -> None:
     )
 
 
+def test_a_base_without_relevance_sets_no_limit() -> None:
+    numbers = evaluated(BEFORE, AFTER).model_dump() | {"relevance_before": -0.1, "relevance_after": -0.09}
+    assert concerns(Evaluation.model_validate(numbers), Limits(distinct2_ratio=0)) == []
+
+
 def test_both_sides_answer_the_same_prompts_with_seeds_of_their_own() -> None:
     prompts = answer_prompts(QUERIES, seed=7)
     assert [prompt.messages for prompt in prompts] == [q.messages for q in QUERIES]

@@ -101,7 +101,7 @@ def test_evaluation_table_says_everything_with_its_unit() -> None:
         "−1.00",
         "relevance, nats/token",
         "win rate of after by the rule 'shorter' 1.00, 95 % interval 0.68 to 1.00",
-        "(8 wins, 0 ties, 0 losses, 0 unscored)",
+        "(wins 8, ties 0, losses 0, unscored 0)",
     ):
         assert part in shown
     assert "By source" not in shown

@@ -249,6 +249,6 @@ def concerns(evaluation: Evaluation, limits: Limits) -> list[str]:
         ("relevance to the query", evaluation.relevance_before, evaluation.relevance_after, limits.relevance_ratio),
         ("distinct-2", evaluation.distinct2_before, evaluation.distinct2_after, limits.distinct2_ratio),
     ):
-        if old is not None and new is not None and new < ratio * old:
+        if old is not None and new is not None and old > 0 and new < ratio * old:
             found.append(f"{name} fell from {old:.2f} to {new:.2f}, below {ratio:g} of what it was")
     return found

@@ -26,10 +26,14 @@ _LIST_LINE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_INTERJECTION = re.compile(
+    r"""^(?:sure|certainly|absolutely|of\ course|definitely|gladly|okay|ok|alright|hello|hi|hey|thank\ you|thanks)\b
+    (?:\ thing|\ there)? (?:[!.:]*$|,\s*)""",
+    re.VERBOSE | re.IGNORECASE,
+)
 _OPENINGS = re.compile(
     r"""^(?:
-      (?:sure|certainly|absolutely|of\ course|definitely|gladly|okay|ok|alright|hello|hi|hey|thank\ you|thanks)\b
-      (?:\ thing|\ there)? (?:\W*$|[!,.]|\ for\ )
+      (?:thank\ you|thanks)\ for\b
     | (?:(?:that|this)(?:['’]s|\ is)\ an?\ |what\ an?\ )?
       (?:great|good|excellent|interesting|fantastic|wonderful)\ (?:question|topic|idea|choice)\b
     | i(?:['’]d|['’]ll|['’]m|\ would|\ will|\ am|\ can)\ (?:be\ )?
@@ -115,12 +119,20 @@ def filler_words(text: str) -> int:
     """Return how many words stand before and after the answer proper (English).
 
     Pleasantries, announcements and offers of help: whole sentences at both ends count, up to the first that is none of
-    these. A text that is nothing else counts in full.
+    these, and the "Sure," that begins an answer. A text that is nothing else counts in full.
     """
     rest = sentences(text)
     count = 0
-    while rest and _OPENINGS.match(rest[0]):
-        count += len(rest.pop(0).split())
+    while rest:
+        if interjection := _INTERJECTION.match(rest[0]):
+            count += len(interjection.group().split())
+            rest[0] = rest[0][interjection.end() :]
+        elif not rest[0]:
+            rest.pop(0)
+        elif _OPENINGS.match(rest[0]):
+            count += len(rest.pop(0).split())
+        else:
+            break
     while rest and _CLOSINGS.match(rest[-1]):
         count += len(rest.pop().split())
     return count

@@ -113,7 +113,7 @@ def _win_line(evaluation: Evaluation, rule: str | None) -> Text:
         f"win rate of after{judged} ",
         (f"{evaluation.win_rate:.2f}", "bold"),
         f", 95 % interval {low:.2f} to {high:.2f}\n",
-        f"({evaluation.wins} wins, {evaluation.ties} ties, {evaluation.losses} losses, {evaluation.unscored} unscored)",
+        f"(wins {evaluation.wins}, ties {evaluation.ties}, losses {evaluation.losses}, unscored {evaluation.unscored})",
     )
 
 
