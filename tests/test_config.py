@@ -116,7 +116,7 @@ def test_a_group_given_in_part_keeps_the_default_of_its_field(write):
 def test_another_member_of_a_union_takes_nothing_over(write):
     config = load_config(Config, write(BASE), ["loss.type=simpo"])
     assert config.loss == Simpo()
-    assert load_config(Config, write(BASE), ["loss={type: simpo, gamma: 1}"]).loss == Simpo(gamma=1)
+    assert load_config(Config, str(write(BASE)), ["loss={type: simpo, gamma: 1}"]).loss == Simpo(gamma=1)
 
 
 def test_python_callers_get_the_same_completion():
@@ -383,6 +383,21 @@ def test_the_table_lists_every_key_once_with_its_type_default_and_meaning():
     assert "| `training.lora.rank` | whole number ≥ 1 ≤ 256 | `8` | Rank of the update. |" in rows
     assert "| `threshold` | number or `mean` | `mean` | Of the filter. |" in rows
     assert len(rows) == len(set(rows))
+
+
+def test_the_table_points_back_to_a_group_with_the_same_defaults():
+    class Two(Settings):
+        first: Training = Training()
+        same: Training | None = None
+        other: Training = Training(epochs=3)
+        either: Ipo | Simpo | None = None
+        """One or none."""
+
+    rows = markdown_table(Two).splitlines()
+    assert "| `same.*` |  |  | As `first.*`. |" in rows
+    assert "| `other.epochs` | whole number ≥ 1 | `3` | Passes over the pairs. |" in rows
+    assert "| `either.type` | `ipo` or `simpo` | `null` | One or none. |" in rows
+    assert not [row for row in rows if row.startswith("| `same.epochs`")]
 
 
 def test_config_and_data_are_imported_without_heavy_libraries():

@@ -161,6 +161,7 @@ QUERY_FILES = {
     ),
     "CSV with an open quote": ("q.csv", 'prompt\n"a\n', "q.csv, line 2: not valid CSV (unexpected end of data)"),
     "CSV with a header only": ("q.csv", "prompt,id\n", "q.csv has a header and no rows."),
+    "CSV with a header and blank lines": ("q.csv", "prompt,id\n\n\n", "q.csv has a header and no rows."),
     "CSV of one blank line": ("q.csv", "\n", "q.csv has a header and no rows."),
 }
 
@@ -232,6 +233,12 @@ def test_a_preference_row_that_cannot_be_used(tmp_path, row, message):
     with pytest.raises(DataError) as caught:
         load_preferences(DataSource(path=str(path)))
     assert f"p.jsonl, line 1: {message}" in str(caught.value)
+
+
+def test_a_table_of_no_rows(tmp_path):
+    datasets.Dataset.from_dict({"prompt": []}).to_parquet(str(tmp_path / "q.parquet"))
+    with pytest.raises(DataError, match=r"q\.parquet holds no usable query: it has no rows\.$"):
+        load_queries(DataSource(path=str(tmp_path / "q.parquet")))
 
 
 def test_nothing_usable_is_said_with_the_reasons(tmp_path):

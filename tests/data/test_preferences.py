@@ -1,5 +1,6 @@
 """The shapes of preference data; where a prompt ends that is only implied; out again and into TRL."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from trl.data_utils import extract_prompt, is_conversational, maybe_extract_prompt
 
 from tests.data.test_reading import rows_to, said
-from windvane.data import DataSource, OfflinePair, load_preferences, write_preferences
+from windvane.data import DataSource, OfflinePair, PreferenceSource, load_preferences, write_preferences
 from windvane.errors import DataError
 from windvane.types import Completion, Logprob, Message, Pair, PairScores, Principle
 
@@ -113,6 +114,19 @@ def test_other_columns_are_kept_and_ids_do_not_depend_on_them(tmp_path):
     assert OfflinePair.from_json(rich.to_json()) == rich
     swapped = load_one(tmp_path / "3", {"prompt": "q", "chosen": "b", "rejected": "a"})
     assert swapped.id != plain.id
+
+
+def test_values_that_json_has_no_word_for_become_text(tmp_path):
+    row = {"prompt": "q", "chosen": "a", "rejected": "b", "when": datetime.date(2025, 1, 2), "raw": b"\xff"}
+    (pair,) = load_preferences(rows_to(tmp_path / "p.parquet", [row]))
+    assert pair.extra == {"when": "2025-01-02", "raw": "b'\\xff'"}
+    assert OfflinePair.from_json(pair.to_json()) == pair
+
+
+def test_named_columns(tmp_path):
+    source = rows_to(tmp_path / "p.jsonl", [{"query": "q", "win": "a", "lose": "b", "chosen": 3}])
+    (pair,) = load_preferences(PreferenceSource(path=source.path, chosen_column="win", rejected_column="lose"))
+    assert (pair.chosen, pair.rejected, pair.extra) == ("a", "b", {"chosen": 3})
 
 
 # --------------------------------------------------------------------------------------------------------- out

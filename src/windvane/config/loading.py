@@ -23,12 +23,13 @@ class Given(NamedTuple):
     """Key path to place: ``sso.yaml, line 4`` or ``--set seed=3``."""
 
 
-def load_config(kind: type[T], path: Path | None = None, overrides: Sequence[str] = ()) -> T:
+def load_config(kind: type[T], path: Path | str | None = None, overrides: Sequence[str] = ()) -> T:
     """Return a `kind` from a YAML file (or from its defaults alone) with ``a.b=c`` overrides laid over it, in order.
 
     The value of an override is read as YAML: ``seed=3``, ``betas=[0.9, 0.95]``, ``loss={type: dpo, beta: 0.1}``;
     one set to nothing is null. Raises `ConfigError` with everything that is wrong at once, each with its place.
     """
+    path = None if path is None else Path(path)
     given = _read(path) if path is not None else Given({}, {})
     for override in overrides:
         _override(given, override, kind)

@@ -7,7 +7,7 @@ prompts; Alpaca (instruction, input); ShareGPT (conversations of from and value)
 
 from windvane.data.preferences import OfflinePair, PreferenceSet, load_preferences, read_preferences
 from windvane.data.queries import QuerySet, load_queries, normalised_prompt, read_queries
-from windvane.data.source import DataSource
+from windvane.data.source import DataSource, PreferenceSource
 from windvane.data.splitting import QuerySplit, leave_out, split_queries
 from windvane.data.writing import write_preferences
 
@@ -15,6 +15,7 @@ __all__ = [
     "DataSource",
     "OfflinePair",
     "PreferenceSet",
+    "PreferenceSource",
     "QuerySet",
     "QuerySplit",
     "leave_out",

@@ -1,11 +1,12 @@
 """Preference pairs that somebody else made."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from windvane.data.queries import collect, refuse_none, row_id, row_source
 from windvane.data.reading import rows
-from windvane.data.shapes import PLAIN, preference_of
+from windvane.data.shapes import PLAIN, preference_of, preference_source
 from windvane.data.source import DataSource, Row
 from windvane.types import Dropped, Message, Record
 
@@ -19,7 +20,7 @@ class OfflinePair(Record):
     rejected: str
     source: str | None = None
     extra: Mapping[str, Any] = {}
-    """The row's other columns, as they were read."""
+    """The row's other columns; what JSON has no word for (a date, bytes) is its text."""
 
 
 class PreferenceSet(NamedTuple):
@@ -41,6 +42,7 @@ def read_preferences(source: DataSource, *, limit: int | None = None) -> Prefere
     Raises `DataError` with file and line for a row that cannot be used (unless ``bad_rows: drop``), for an id that
     stands twice, and where no pair is left.
     """
+    source = preference_source(source)
     used = {*PLAIN, "input", "system", "source", source.prompt_column, source.id_column}
     used |= {source.chosen_column, source.rejected_column}
 
@@ -52,7 +54,7 @@ def read_preferences(source: DataSource, *, limit: int | None = None) -> Prefere
             chosen=chosen,
             rejected=rejected,
             source=row_source(row),
-            extra={name: value for name, value in row.values.items() if name not in used},
+            extra={name: _json_value(value) for name, value in row.values.items() if name not in used},
         )
 
     def content(pair: OfflinePair) -> str:
@@ -61,3 +63,7 @@ def read_preferences(source: DataSource, *, limit: int | None = None) -> Prefere
     pairs, dropped = collect(rows(source), make, content, source, "duplicate_pair", limit)
     refuse_none(pairs, dropped, f"{source.path} holds no usable pair")
     return PreferenceSet(pairs, dropped)
+
+
+def _json_value(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))

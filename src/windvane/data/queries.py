@@ -111,7 +111,7 @@ def refuse_none(records: Sequence[Any], dropped: Sequence[Dropped], what: str) -
     """Raise `DataError` with the reasons of all dropped rows where no record is left."""
     if not records:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(drop.reason for drop in dropped).items())
-        raise DataError(f"{what}: {len(dropped)} rows dropped ({reasons}).")
+        raise DataError(f"{what}: {f'{len(dropped)} rows dropped ({reasons})' if dropped else 'it has no rows'}.")
 
 
 def row_id(row: Row, source: DataSource, *content: Any) -> str:

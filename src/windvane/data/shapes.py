@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from windvane.data.messages import brief, check_prompt, is_turn, text_of, turns
-from windvane.data.source import BadRow, DataSource
+from windvane.data.source import BadRow, DataSource, PreferenceSource
 from windvane.types import Message
 
 RECORDED = ("messages", "conversations")
@@ -22,6 +22,11 @@ PLAIN = ("prompt", *RECORDED, "instruction", "question", "query")
 
 Side = str | tuple[Message, ...]
 """A response as it stands in a row: its text, or messages of which it is the last."""
+
+
+def preference_source(source: DataSource) -> PreferenceSource:
+    """Return `source` with the usual names of the two response columns, where it names none."""
+    return source if isinstance(source, PreferenceSource) else PreferenceSource(**source.model_dump())
 
 
 class Preference(NamedTuple):
@@ -40,8 +45,9 @@ def prompt_of(values: Mapping[str, Any], source: DataSource) -> tuple[Message, .
     return _prompt_in(values, column)
 
 
-def preference_of(values: Mapping[str, Any], source: DataSource) -> Preference:
+def preference_of(values: Mapping[str, Any], given: DataSource) -> Preference:
     """Return the pair of a row. Raises `BadRow`, also where chosen and rejected are the same."""
+    source = preference_source(given)
     sides = []
     for name in (source.chosen_column, source.rejected_column):
         if values.get(name) is None:
@@ -57,7 +63,7 @@ def preference_of(values: Mapping[str, Any], source: DataSource) -> Preference:
     return _checked(_joined(values, chosen, rejected, source))
 
 
-def _joined(values: Mapping[str, Any], chosen: Side, rejected: Side, source: DataSource) -> Preference:
+def _joined(values: Mapping[str, Any], chosen: Side, rejected: Side, source: PreferenceSource) -> Preference:
     """Find the prompt that two sides of the same type answer, and take it off them where they repeat it."""
     column = _prompt_column(values, source)
     if column is None:
@@ -147,7 +153,7 @@ def _mismatch(column: str, found: str, asked: str) -> BadRow:
     )
 
 
-def _implicit(chosen: Any, rejected: Any, source: DataSource) -> Preference:
+def _implicit(chosen: Any, rejected: Any, source: PreferenceSource) -> Preference:
     names = f"{source.chosen_column} and {source.rejected_column}"
     if chosen == rejected:
         raise BadRow("equal", f"{names} are the same; a pair needs two different responses")

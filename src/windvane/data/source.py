@@ -27,14 +27,19 @@ class DataSource(Settings):
     """Configuration of a hub dataset that has several, such as ``main``."""
     prompt_column: str | None = None
     """Column with the prompt (text or messages), where its name says nothing; found by name and shape if left out."""
-    chosen_column: str = "chosen"
-    """Column with the preferred response, for preference data."""
-    rejected_column: str = "rejected"
-    """Column with the other response, for preference data."""
     id_column: str = "id"
     """Column with a unique id; rows without one get a hash of their content."""
     bad_rows: Literal["stop", "drop"] = "stop"
     """What to do with a row that cannot be used: stop and name it, or drop it and count it by reason."""
+
+
+class PreferenceSource(DataSource):
+    """A data set of preference pairs."""
+
+    chosen_column: str = "chosen"
+    """Column with the preferred response: its text, or messages that end with it."""
+    rejected_column: str = "rejected"
+    """Column with the other response, in the same form."""
 
 
 class Row(NamedTuple):

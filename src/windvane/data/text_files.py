@@ -66,7 +66,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
     """
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 128 KiB, is less than a long document
     reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
-    start = 1
+    start, any_row = 1, False
     try:
         header = next(reader)
         start = reader.line_num + 1
@@ -79,11 +79,12 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
                     f"{path}, line {line}: {len(cells)} cells under {len(header)} columns; put quotes around cells "
                     f"that hold {delimiter!r}."
                 )
+            any_row = True
             padded = [*map(_cell, cells), *[None] * (len(header) - len(cells))]
             yield Row(dict(zip(header, padded, strict=True)), f"{path}, line {line}", path.stem)
     except csv.Error as error:
         raise DataError(f"{path}, line {start}: not valid CSV ({error}); check the quotes.") from None
-    if start == reader.line_num + 1 and reader.line_num <= 1:
+    if not any_row:
         raise DataError(f"{path} has a header and no rows.")
 
 
