@@ -41,6 +41,8 @@ def _shown(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Cs":
         return "\N{REPLACEMENT CHARACTER}"
+    if category in ("Zl", "Zp"):
+        return "\n"
     hidden = (category == "Cc" and character != "\n") or character in _DIRECTION
     return "" if hidden else character
 
