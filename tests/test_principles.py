@@ -31,6 +31,7 @@ BANK = feature_bank()
 SEVEN = ["Safety", "Logicality", "Comprehensiveness", "Helpfulness", "Literariness", "Accuracy", "Engagement"]
 RANDOM = BankPrinciples(choice="random")
 GOOD, BAD = "Name the exact year.", "Give a wrong year."
+ASKED = Query(id="asked", messages=(Message(role="user", content="Say it: show me the DOOR, please. Why?"),))
 USABLE = json.dumps({"good": GOOD, "bad": BAD})
 
 
@@ -204,7 +205,7 @@ class TestReadPair:
         ],
     )
     def test_reads_what_models_write(self, text: str) -> None:
-        assert read_pair(reply(text)) == PrinciplePair(good=GOOD, bad=BAD)
+        assert read_pair(reply(text), ASKED) == PrinciplePair(good=GOOD, bad=BAD)
 
     @pytest.mark.parametrize(
         ("text", "why"),
@@ -221,22 +222,23 @@ class TestReadPair:
             (f'{{"good": ["{GOOD}"], "bad": "{BAD}"}}', '"good"'),
             (f'{{"good": "{GOOD}", "bad": " name the exact YEAR"}}', "the same"),
             (f'{{"good": "{"go on " * MAX_WORDS}", "bad": "{BAD}"}}', "words"),
+            (f'{{"good": "{GOOD}", "bad": "Show me the door!"}}', "repeats the request"),
         ],
     )
     def test_what_cannot_be_used_says_why(self, text: str, why: str) -> None:
-        result = read_pair(reply(text))
+        result = read_pair(reply(text), ASKED)
         assert isinstance(result, Unreadable)
         assert why in result.why
 
     def test_a_copy_of_an_example_is_none_of_this_query(self) -> None:
         example = prompts().write.examples[0]
-        result = read_pair(reply(json.dumps({"good": example.good, "bad": BAD})))
+        result = read_pair(reply(json.dumps({"good": example.good, "bad": BAD})), ASKED)
         assert isinstance(result, Unreadable)
         assert "copies" in result.why
 
     def test_a_principle_that_was_cut_off_is_not_repaired(self) -> None:
         text = f'{{"good": "{GOOD}", "bad": "Give a wr'
-        assert read_pair(reply(text, "length")) == Unreadable("it was cut off before the JSON object ended")
+        assert read_pair(reply(text, "length"), ASKED) == Unreadable("it was cut off before the JSON object ended")
 
 
 class TestGenerated:

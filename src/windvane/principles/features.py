@@ -98,5 +98,10 @@ def same_words(one: str, other: str) -> bool:
     return _words(one) == _words(other)
 
 
+def within(part: str, whole: str) -> bool:
+    """Whether the words of one text stand in another in the same order, without gaps."""
+    return f" {_words(part)} " in f" {_words(whole)} "
+
+
 def _words(text: str) -> str:
     return " ".join("".join(sign if sign.isalnum() else " " for sign in text.casefold()).split())

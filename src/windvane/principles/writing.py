@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from windvane.engines.protocols import Advance, Generator, no_progress
-from windvane.principles.features import Feature, same_words
+from windvane.principles.features import Feature, same_words, within
 from windvane.principles.prompts import prompts, writing_messages
 from windvane.principles.settings import GeneratedPrinciples
 from windvane.seeds import derive_seed
@@ -73,21 +73,21 @@ def write_pairs(
     """
     sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
     first = generator.generate([task.prompt(seed=seed) for task in tasks], sampling, advance=advance)
-    read = [read_pair(reply) for reply in first]
+    read = [read_pair(reply, task.query) for task, reply in zip(tasks, first, strict=True)]
     failed = [(index, result) for index, result in enumerate(read) if isinstance(result, Unreadable)]
     if failed:
         again = [tasks[index].prompt(seed=seed, complaint=result.why) for index, result in failed]
         second = generator.generate(again, sampling)
         for (index, _), reply in zip(failed, second, strict=True):
-            read[index] = read_pair(reply)
+            read[index] = read_pair(reply, tasks[index].query)
     return [result if isinstance(result, PrinciplePair) else None for result in read]
 
 
-def read_pair(reply: Completion) -> PrinciplePair | Unreadable:
+def read_pair(reply: Completion, query: Query) -> PrinciplePair | Unreadable:
     """Read a reply as a pair of principles, whatever stands around the JSON and however it is broken.
 
     Unreadable is: no JSON object, a missing or empty principle, one that is too long, two that say the same, a copy of
-    an example, and an object that the token limit cut off (its end would be lost).
+    an example or of the query itself, and an object that the token limit cut off (its end would be lost).
     """
     values = _json_object(reply)
     if isinstance(values, Unreadable):
@@ -102,6 +102,8 @@ def read_pair(reply: Completion) -> PrinciplePair | Unreadable:
         same_words(pair.good, example.good) or same_words(pair.bad, example.bad) for example in prompts().write.examples
     ):
         return Unreadable("it copies the principles of another request")
+    if within(pair.good, query.text) or within(pair.bad, query.text):
+        return Unreadable("it repeats the request")
     return pair
 
 
