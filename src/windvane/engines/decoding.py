@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from windvane.engines.cache import GrowingCache, Moves, close_up, closing_moves
 from windvane.engines.drawing import next_tokens, uniforms
+from windvane.engines.logprobs import evaluating, unwrapped
 from windvane.errors import ModelError
 from windvane.types import Sampling
 
@@ -63,7 +64,7 @@ def decode(
 
     Prompts of a model that is not `attention_only` must have one length. Raises `ModelError` if the model gives NaN.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(model):
         rows = _AttentionRows(model, prompts, pad_id) if attention_only else _RecurrentRows(model, prompts)
         return _loop(rows, len(prompts), seeds, sampling, stop_ids, model.device)
 
@@ -128,7 +129,7 @@ class _AttentionRows:
         self._prompts = [list(prompt) for prompt in prompts]
         self._pad_id = pad_id
         self._cache = GrowingCache()
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in _arguments(model)
         self._mask = torch.empty(0, dtype=torch.long)  # [rows, positions so far]
         self._next_position = torch.empty(0, dtype=torch.long)  # [rows, 1]
 
@@ -218,7 +219,7 @@ class _RecurrentRows:
         self._model = model
         self._prompts = prompts
         self._cache = DynamicCache(config=model.config)
-        names = inspect.signature(model.forward).parameters
+        names = _arguments(model)
         self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
         if self._cache_name not in names:
             raise ModelError(
@@ -251,4 +252,9 @@ class _RecurrentRows:
 
 
 def _last_logits_only(model: PreTrainedModel) -> dict[str, int]:
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    return {"logits_to_keep": 1} if "logits_to_keep" in _arguments(model) else {}
+
+
+def _arguments(model: PreTrainedModel) -> frozenset[str]:
+    """What the model's forward takes by name, adapters (which take anything) looked through."""
+    return frozenset(inspect.signature(type(unwrapped(model)).forward).parameters)

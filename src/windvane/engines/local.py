@@ -8,12 +8,12 @@ import torch
 
 from windvane.engines.cache import is_attention_only
 from windvane.engines.decoding import Decoded, decode
-from windvane.engines.logprobs import Layout, choose_layout, sequence_logprobs
+from windvane.engines.logprobs import Layout, choose_layout, evaluating, sequence_logprobs
 from windvane.engines.models import LoadedModel, load_model
 from windvane.engines.protocols import Advance, no_progress
 from windvane.engines.rows import ResponseGroup
 from windvane.engines.settings import EngineSettings
-from windvane.errors import DataError, ModelError
+from windvane.errors import ConfigError, DataError, ModelError
 from windvane.types import Completion, Logprob, Message, Prompt, Sampling, ScoreRequest
 
 __all__ = ["EngineSettings", "LoadedModel", "LocalEngine", "load_model"]
@@ -65,8 +65,10 @@ class LocalEngine:
     ) -> list[Completion]:
         """Return one completion for each prompt, in order; see `Generator.generate`.
 
-        Raises `DataError` for a prompt that leaves no room for the response, naming it, before anything is computed.
+        Raises `ConfigError` for sampling that makes no sense, and `DataError` for a prompt that leaves no room for the
+        response, naming it; both before anything is computed.
         """
+        _check_sampling(sampling)
         tasks = [_Task(i, self.loaded.chat.prompt_ids(p.messages), p.seed) for i, p in enumerate(prompts)]
         for task in tasks:
             self._check_length(len(task.ids), sampling.max_new_tokens, prompts[task.place].messages)
@@ -96,7 +98,7 @@ class LocalEngine:
         done: dict[int, tuple[Logprob, ...]] = {}
         for batch in self._score_batches(tasks, layout):
             rows = layout.rows([task.group for task in batch], pad_id=self.loaded.pad_id).to(self.loaded.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), evaluating(self.loaded.model):
                 result = sequence_logprobs(self.loaded.model, rows)
             if not torch.isfinite(result.sum).all():
                 raise ModelError(
@@ -195,6 +197,15 @@ class LocalEngine:
                 f"The query {_shown(messages)} takes {prompt} tokens and its response up to {response} more, but the "
                 f"model {self.loaded.name!r} takes {limit} in all. Shorten or drop the query, or lower max_new_tokens."
             )
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    if sampling.max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {sampling.max_new_tokens}; a response has at least 1 token.")
+    if not 0 <= sampling.temperature < float("inf"):
+        raise ConfigError(f"temperature is {sampling.temperature}; it is 0 (greedy) or a positive number.")
+    if not 0 < sampling.top_p <= 1:
+        raise ConfigError(f"top_p is {sampling.top_p}; it lies above 0 and at most at 1, which turns it off.")
 
 
 def _shown(messages: Sequence[Message]) -> str:

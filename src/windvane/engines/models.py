@@ -175,6 +175,9 @@ def _explanation(reference: str, settings: EngineSettings, error: BaseException)
         )
     if settings.attention != "auto" and "attention" in reason.lower():
         return f"The model {reference!r} cannot use engine.attention {settings.attention!r}: {shown} Set it to auto."
+    if reference in shelf.ALIASES and not Path(shelf.locate(reference)).is_dir():
+        way = shelf.way_without_hub(reference)
+        return f"The model {reference!r} is not in the cache, and the hub gave none ({shown}). {way}"
     if Path(reference).is_dir() or reference in shelf.ALIASES:
         return f"The model {reference!r} cannot be loaded: {type(error).__name__}: {shown}"
     near = difflib.get_close_matches(reference, [entry.name for entry in shelf.available()], n=3, cutoff=0.5)

