@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from safetensors import SafetensorError
 
 from tests.run.program import QUIET, Config, Number, program, tree
 from windvane.config import Settings
@@ -235,9 +238,28 @@ def test_a_disk_that_fills_up_while_a_folder_is_built(tmp_path: Path) -> None:
     def build(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "weights"))
 
-    with pytest.raises(RunFailed, match=r"weights: No space left on device"), open_run(tmp_path / "run") as run:
+    with pytest.raises(RunFailed, match=r"No space left on device: .*weights"), open_run(tmp_path / "run") as run:
         run.folder("policy", build)
     assert not (tmp_path / "run" / "policy").exists()
+
+
+def test_a_disk_that_fills_up_is_known_by_what_others_say_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(folder: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def checkpoint(folder: Path) -> None:
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    with open_run(tmp_path / "run") as run:
+        with pytest.raises(RunFailed, match="Make room"):
+            run.folder("policy", weights)
+        with pytest.raises(RuntimeError, match=r"^unexpected pos"):
+            run.folder("policy", checkpoint)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+        with pytest.raises(RunFailed, match=r"unexpected pos 64 vs 0. Nothing that was finished is lost"):
+            run.folder("policy", checkpoint)
 
 
 @pytest.mark.parametrize("place", ["nothing", "plain", "file"])

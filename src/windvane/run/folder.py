@@ -9,8 +9,11 @@ It is built aside and appears in one rename. Killed between any two of these wri
 """
 
 import errno
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from windvane.errors import RunDirectoryError, RunFailed
 from windvane.run.files import AtomicFiles, ensure_folder, explained, remove_tree, sync_folder, sync_tree
@@ -18,6 +21,8 @@ from windvane.run.layout import Layout, check_name
 from windvane.run.stage import Manifest, check_inputs, read_note, write_manifest
 
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_FULL = 1 << 20
+"""Bytes below which a disk counts as full."""
 
 
 class FolderStage:
@@ -61,12 +66,12 @@ class FolderStage:
         """Have the folder built aside. Raises `RunFailed` where the disk refuses."""
         try:
             build(self.partial)
-        except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RunFailed) or not _is_disk_trouble(error, self.partial):
                 raise
             raise RunFailed(
-                f"could not write {error.filename or self.partial}: {error.strerror}. Nothing that was finished is "
-                "lost. Make room, then run the same command again: it goes on from here."
+                f"could not write {self.partial}: {error}. Nothing that was finished is lost. "
+                "Make room, then run the same command again: it goes on from here."
             ) from error
 
     def publish(self, inputs: str, counts: Mapping[str, int]) -> Manifest:
@@ -87,6 +92,13 @@ class FolderStage:
     def clear(self) -> None:
         """Delete the checkpoints."""
         remove_tree(self.scratch)
+
+
+def _is_disk_trouble(error: Exception, folder: Path) -> bool:
+    """Whether the disk is what made a build fail. Those who write weights say so in their own words, or not at all."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_TROUBLE
+    return f"os error {errno.ENOSPC}" in str(error) or shutil.disk_usage(folder).free < _FULL
 
 
 def folder_files(folder: Path) -> dict[str, int]:
