@@ -1,4 +1,4 @@
-"""More queries from few, as a run that can be interrupted: each round of replies is on file before the next is asked."""
+"""More queries from few, as a run that can be interrupted: each round of replies is on file before the next one."""
 
 from collections import Counter
 from collections.abc import Sequence

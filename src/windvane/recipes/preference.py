@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from windvane.config import Settings
-from windvane.data import DataSource, OfflinePair, load_preferences
+from windvane.data import OfflinePair, PreferenceSource, load_preferences
 from windvane.engines.models import LoadedModel
 from windvane.engines.settings import EngineSettings
 from windvane.engines.workbench import Workbench
@@ -24,7 +24,7 @@ class TrainConfig(Settings):
 
     model: str = Field(min_length=1)
     """A local folder, a name that `windvane models list` prints, or a hub name."""
-    preferences: DataSource
+    preferences: PreferenceSource
     """The preference pairs, in any format that `windvane.data` reads."""
     output_dir: Path
     """The run directory. The same command on it goes on where it stopped; another configuration is refused."""
