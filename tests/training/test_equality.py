@@ -178,6 +178,13 @@ def test_resumed_equals_uninterrupted(tmp_path, lora):
     assert_equal(again, uninterrupted)
 
 
+def test_a_state_space_model_trains_on_plain_rows(tmp_path):
+    result, _ = train(tmp_path, model=loaded("mamba2"), given=examples(4), epochs=3)
+    assert result.layout.name == "plain"
+    assert result.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert result.final_loss < result.history[0]["loss"]
+
+
 def test_updates_too_small_for_16_bits_arrive(tmp_path):
     """At this rate hardly a bfloat16 weight could move: the next bfloat16 number is too far away."""
     policy = loaded()

@@ -75,7 +75,7 @@ def train_policy(
         nn.Module.float(model)  # the weights below the adapter, too, are computed with in the precision asked for
     if settings.gradient_checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})  # the first name is that of transformers since 5.20
+        enable({"use_reentrant": False})  # transformers renamed it; both names are in use
     trainer = PreferenceTrainer(
         add_adapter(model, settings.lora, seed=arguments.seed) if settings.lora else model,
         arguments,

@@ -95,7 +95,7 @@ class PreferenceTrainer(Trainer):
             self.add_callback(RichProgress())
         self.args._n_gpu = min(self.args.n_gpu, 1)  # DataParallel cannot split rows; several GPUs go through torchrun
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
-        self.model_accepts_loss_kwargs = True  # the same, for transformers before 5.9
+        self.model_accepts_loss_kwargs = True  # the same, for versions that ask this instead
         self.pad_id = _pad_id(processing_class, model)
         self.layout = choose_layout(
             model, longest=max(example.longest for example in examples), wanted=self.options.layout
