@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from tests import tiny
 
+from tests import tiny
 from windvane.engines.logprobs import choose_layout, evaluating, sequence_logprobs
 from windvane.engines.rows import ResponseGroup, plain_rows, shared_prefix_rows
 
