@@ -16,7 +16,7 @@ _HOMES = {
     "SSOResult": "windvane.recipes.sso",
     "run_sso": "windvane.recipes.sso",
     "PairsConfig": "windvane.recipes.pairs",
-    "make_pairs": "windvane.recipes.pairs",
+    "run_pairs": "windvane.recipes.pairs",
     "TrainConfig": "windvane.recipes.preference",
     "run_train": "windvane.recipes.preference",
     "PreferenceTrainer": "windvane.training",
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from windvane import losses, selection
     from windvane.engines.local import LocalEngine
     from windvane.engines.models import load_model
-    from windvane.recipes.pairs import PairsConfig, make_pairs
+    from windvane.recipes.pairs import PairsConfig, run_pairs
     from windvane.recipes.preference import TrainConfig, run_train
     from windvane.recipes.sso import SSOConfig, SSOResult, run_sso
     from windvane.training import PreferenceTrainer

@@ -1,5 +1,6 @@
 """The commands. No logic: each reads a configuration and calls one function of the library."""
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
@@ -148,6 +149,9 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run a command; exit with 0 done, 2 wrong input, 3 a failed run that can be resumed, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot print ⁺ must not end a run
     try:
         app()
     except UserError as error:

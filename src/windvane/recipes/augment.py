@@ -12,9 +12,9 @@ from windvane.config import Settings
 from windvane.data import DataSource, load_queries
 from windvane.engines.protocols import Advance, Generator, no_progress
 from windvane.engines.settings import EngineSettings
-from windvane.engines.workbench import Workbench
 from windvane.queries import Augmentation, AugmentSettings, augment_queries
-from windvane.recipes.report import Reporter, write_summary
+from windvane.recipes.report import write_summary
+from windvane.recipes.session import open_session
 from windvane.run import RunDirectory
 from windvane.types import Completion, Dropped, Prompt, Query, Record, Sampling
 
@@ -90,8 +90,8 @@ class _Rounds:
 
 def run_augment(config: AugmentConfig, *, console: Console | None = None) -> AugmentResult:
     """Write new queries from seed queries; see `run_sso` for consoles and errors."""
-    with RunDirectory.open(config.output_dir, config, command="queries augment", console=console) as run:
-        bench = Workbench(config.engine, say=run.say, count=run.count)
+    with open_session(config, config.output_dir, config.engine, command="queries augment", console=console) as session:
+        run, bench, reporter = session
         seeds = load_queries(config.queries)
         evaluation = [] if config.evaluation_queries is None else load_queries(config.evaluation_queries)
         writer = _Rounds(run, bench.engine(config.model), config.shard_size)
@@ -100,7 +100,6 @@ def run_augment(config: AugmentConfig, *, console: Console | None = None) -> Aug
         run.once("queries", lambda: [QueryRow.of(query) for query in made.queries], QueryRow)
         path = run.path / "queries.jsonl"
         reasons = dict(Counter(record.reason for record in made.dropped).most_common())
-        reporter = Reporter(run, console)
         write_summary(
             run,
             "queries augment",

@@ -6,11 +6,10 @@ from typing import NamedTuple
 from pydantic import Field
 
 from windvane.data import DataSource, leave_out, load_queries, split_queries
-from windvane.engines.workbench import Workbench
 from windvane.errors import DataError
 from windvane.evaluation.language import LanguageRequest, LanguageScores, language_requests, score_language
 from windvane.evaluation.policy import Evaluation, EvaluationSettings, answer_prompts, evaluate
-from windvane.run import RunDirectory
+from windvane.recipes.session import Session
 from windvane.types import Completion, Prompt, Query
 
 
@@ -62,8 +61,7 @@ def _set_aside(queries: list[Query], holdout: int, *, seed: int) -> tuple[list[Q
 
 
 def compare_policies(
-    run: RunDirectory,
-    bench: Workbench,
+    session: Session,
     queries: list[Query],
     settings: EvaluationSettings,
     *,
@@ -73,6 +71,8 @@ def compare_policies(
     shard_size: int,
 ) -> Comparison:
     """Have both models answer, have the base model read all answers, and compare."""
+    run, bench, reporter = session
+    queries = run.once("evaluation/queries", lambda: queries, Query, inputs=queries)
     prompts = answer_prompts(queries, seed=seed)
 
     def answers_of(model: str, side: str) -> list[Completion]:
@@ -94,4 +94,7 @@ def compare_policies(
     language = run.map(
         "evaluation/language", requests, read, LanguageScores, shard_size=shard_size, label="reading answers"
     )
-    return Comparison(evaluate(queries, before, after, language, settings.rule, seed=seed), queries, before, after)
+    evaluation = evaluate(queries, before, after, language, settings.rule, seed=seed)
+    comparison = Comparison(evaluation, queries, before, after)
+    reporter.comparison(comparison, settings)
+    return comparison

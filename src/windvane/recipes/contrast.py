@@ -16,11 +16,10 @@ from windvane.data import DataSource
 from windvane.engines.chat import with_system
 from windvane.engines.protocols import Advance, Scorer, no_progress
 from windvane.engines.settings import EngineSettings
-from windvane.engines.workbench import Workbench
 from windvane.errors import DataError
 from windvane.pairs import MadePairs, PairSettings, make_pairs
 from windvane.principles import BankPrinciples, PrincipleSettings, choose_principles
-from windvane.run import RunDirectory
+from windvane.recipes.session import Session
 from windvane.sampling import SamplingSettings, sample_responses
 from windvane.selection import Selection, SelectionSummary, SteeringFilterSettings, steering_filter
 from windvane.types import Dropped, Pair, PairScores, Principle, Query, ResponseSet, ScoredPair, ScoreRequest
@@ -61,9 +60,8 @@ class ContrastSet(NamedTuple):
 
 
 def make_contrast_pairs(
-    run: RunDirectory,
+    session: Session,
     stage: str,
-    bench: Workbench,
     queries: Sequence[Query],
     config: ContrastConfig,
     *,
@@ -71,6 +69,7 @@ def make_contrast_pairs(
     scorer: str,
 ) -> ContrastSet:
     """Make one contrast pair a query where possible; the model `sampler` writes it, the model `scorer` measures it."""
+    run, bench, _ = session
     size = config.shard_size
 
     def choose(shard: Sequence[Query]) -> list[Principle]:
@@ -96,21 +95,20 @@ def make_contrast_pairs(
     principles = run.map(f"{stage}/principles", queries, choose, Principle, shard_size=size, label="principles")
     contrasts = list(zip(queries, principles, strict=True))
     responses = run.map(f"{stage}/responses", contrasts, sample, ResponseSet, shard_size=size, label="responses")
-    pairs = run.once(f"{stage}/pairs", lambda: made().pairs, Pair)
-    dropped = run.once(f"{stage}/unpaired", lambda: made().dropped, Dropped)
+    pairs = run.once(f"{stage}/pairs", lambda: made().pairs, Pair, inputs=responses)
+    dropped = run.once(f"{stage}/unpaired", lambda: made().dropped, Dropped, inputs=responses)
     if not pairs:
         reasons = Counter(each.reason for each in dropped)
         raise DataError(
             f"none of {len(queries)} queries gave a usable pair ({_listed(reasons)}). What was sampled is in "
             f"{run.path / stage}; loosen `pairs`, or write principles that set the answers further apart."
         )
-    return ContrastSet(score_with(run, f"{stage}/scored", bench, pairs, model=scorer, shard_size=size), dropped)
+    return ContrastSet(score_with(session, f"{stage}/scored", pairs, model=scorer, shard_size=size), dropped)
 
 
-def score_with(
-    run: RunDirectory, stage: str, bench: Workbench, pairs: Sequence[Pair], *, model: str, shard_size: int
-) -> list[ScoredPair]:
+def score_with(session: Session, stage: str, pairs: Sequence[Pair], *, model: str, shard_size: int) -> list[ScoredPair]:
     """Measure pairs with a model, as a stage of the run."""
+    run, bench, _ = session
 
     def score(shard: Sequence[Pair]) -> list[ScoredPair]:
         return score_pairs(shard, bench.engine(model), advance=run.advance)
@@ -161,20 +159,22 @@ def _listed(reasons: Counter[str]) -> str:
 
 
 def select_pairs(
-    run: RunDirectory, stage: str, scored: Sequence[ScoredPair], settings: SteeringFilterSettings
+    session: Session, stage: str, scored: Sequence[ScoredPair], settings: SteeringFilterSettings
 ) -> Selection:
-    """Filter pairs; what is kept, what is dropped and why, and the thresholds are on file.
+    """Filter pairs; what is kept, what is dropped and why, and the thresholds are on file and on screen.
 
     Raises `DataError` where nothing is left to train on.
     """
+    run = session.run
     selection = steering_filter(scored, settings)
-    run.once(f"{stage}/kept", lambda: selection.kept, ScoredPair)
-    run.once(f"{stage}/dropped", lambda: selection.dropped, Dropped)
-    run.once(f"{stage}/selection", lambda: [selection.summary()], SelectionSummary)
+    run.once(f"{stage}/kept", lambda: selection.kept, ScoredPair, inputs=scored)
+    run.once(f"{stage}/dropped", lambda: selection.dropped, Dropped, inputs=scored)
+    run.once(f"{stage}/selection", lambda: [selection.summary()], SelectionSummary, inputs=scored)
     if not selection.kept:
         reasons = _listed(Counter(record.reason for record in selection.dropped))
         raise DataError(
             f"the filter kept none of {len(scored)} pairs ({reasons}); see {run.path / stage / 'dropped.jsonl'}. "
             "Turn a step of `selection` off, or give more queries."
         )
+    session.reporter.selection(selection.summary())
     return selection

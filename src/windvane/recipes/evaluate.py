@@ -8,11 +8,10 @@ from rich.console import Console
 
 from windvane.data import DataSource, load_queries
 from windvane.engines.settings import EngineSettings
-from windvane.engines.workbench import Workbench
 from windvane.evaluation.policy import Evaluation, EvaluationSettings
 from windvane.recipes.compare import compare_policies
-from windvane.recipes.report import Reporter, write_summary
-from windvane.run import RunDirectory
+from windvane.recipes.report import write_summary
+from windvane.recipes.session import open_session
 
 
 class EvaluateConfig(EvaluationSettings):
@@ -45,12 +44,10 @@ class EvaluateResult(NamedTuple):
 
 def run_evaluate(config: EvaluateConfig, *, console: Console | None = None) -> EvaluateResult:
     """Compare two models; see `run_sso` for consoles and errors."""
-    with RunDirectory.open(config.output_dir, config, command="evaluate", console=console) as run:
-        bench = Workbench(config.engine, say=run.say, count=run.count)
-        reporter = Reporter(run, console)
+    with open_session(config, config.output_dir, config.engine, command="evaluate", console=console) as session:
+        run, _, reporter = session
         comparison = compare_policies(
-            run,
-            bench,
+            session,
             load_queries(config.queries, limit=config.max_queries),
             config,
             base=config.base,
@@ -58,7 +55,6 @@ def run_evaluate(config: EvaluateConfig, *, console: Console | None = None) -> E
             seed=config.seed,
             shard_size=config.shard_size,
         )
-        reporter.comparison(comparison, config)
         write_summary(
             run,
             "evaluate",

@@ -7,12 +7,11 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from windvane.data import load_queries, write_preferences
-from windvane.engines.workbench import Workbench
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
 from windvane.judging.rules import RuleSettings
 from windvane.recipes.contrast import ContrastConfig, make_contrast_pairs, select_pairs
-from windvane.recipes.report import Reporter, write_summary
-from windvane.run import RunDirectory
+from windvane.recipes.report import write_summary
+from windvane.recipes.session import open_session
 from windvane.selection import SteeringFilterSettings
 
 
@@ -38,15 +37,13 @@ class PairsResult(NamedTuple):
 
 def run_pairs(config: PairsConfig, *, console: Console | None = None) -> PairsResult:
     """Make contrast pairs and write them in TRL's preference format; see `run_sso` for consoles and errors."""
-    with RunDirectory.open(config.output_dir, config, command="pairs", console=console) as run:
-        bench = Workbench(config.engine, say=run.say, count=run.count)
-        reporter = Reporter(run, console)
+    with open_session(config, config.output_dir, config.engine, command="pairs", console=console) as session:
+        run, _, reporter = session
         queries = load_queries(config.queries, limit=config.max_queries)
-        contrast = make_contrast_pairs(run, "pairs", bench, queries, config, sampler=config.model, scorer=config.model)
+        contrast = make_contrast_pairs(session, "pairs", queries, config, sampler=config.model, scorer=config.model)
         kept, dropped = contrast.scored, contrast.dropped
         if config.selection is not None:
-            selection = select_pairs(run, "pairs", contrast.scored, config.selection)
-            reporter.selection(selection.summary())
+            selection = select_pairs(session, "pairs", contrast.scored, config.selection)
             kept, dropped = list(selection.kept), [*contrast.dropped, *selection.dropped]
         path = run.path / f"pairs.{config.format}"
         if run.is_main:

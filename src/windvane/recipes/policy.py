@@ -4,16 +4,18 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from windvane.engines.models import LoadedModel
-from windvane.engines.workbench import Workbench
+from windvane.engines.chat import ChatFormat
 from windvane.losses import LossSettings, make_objective
+from windvane.recipes.session import Session
 from windvane.run import RunDirectory
-from windvane.training import TrainingExample, TrainingResult, TrainingSettings, encode_steering_pair, train_policy
-from windvane.types import Record, ScoredPair
+from windvane.training import TrainingExample, TrainingResult, TrainingSettings, train_policy
+from windvane.types import Record
+
+Item = TypeVar("Item", bound=Record)
 
 NOTE = "windvane.json"
 METRICS = "training.jsonl"
@@ -42,24 +44,24 @@ class TrainedPolicy(NamedTuple):
 
 
 def train_stage(
-    run: RunDirectory,
+    session: Session,
     stage: str,
-    bench: Workbench,
-    encode: Callable[[LoadedModel], Sequence[TrainingExample]],
+    items: Sequence[Item],
+    encode: Callable[[ChatFormat, Item], TrainingExample],
     loss: LossSettings,
     training: TrainingSettings,
     *,
     start: str,
     seed: int,
 ) -> TrainedPolicy:
-    """Train the model `start` on what `encode` makes for it; resumes from the last whole checkpoint after a kill."""
+    """Train the model `start` on what `encode` makes of each item; goes on from its last whole checkpoint."""
+    run, bench, _ = session
 
     def build(folder: Path) -> None:
         loaded = bench.take(start)
-        examples = encode(loaded)
         result = train_policy(
             loaded,
-            examples,
+            [encode(loaded.chat, item) for item in items],
             make_objective(loss),
             training,
             output=folder,
@@ -68,9 +70,9 @@ def train_stage(
             callbacks=[_StageBar(run)],
         )
         if run.is_main:
-            _write_note(folder, result, start=start, loss=loss, pairs=len(examples))
+            _write_note(folder, result, start=start, loss=loss, pairs=len(items))
 
-    folder = run.folder(stage, build)
+    folder = run.folder(stage, build, inputs=items)
     return TrainedPolicy(folder, TrainingNote.from_json((folder / NOTE).read_text(encoding="utf-8")))
 
 
@@ -108,27 +110,3 @@ class _StageBar(TrainerCallback):
     def close(self) -> None:
         """Close the bar, also where training failed."""
         self._open.close()
-
-
-def train_on_contrast(
-    run: RunDirectory,
-    stage: str,
-    bench: Workbench,
-    pairs: Sequence[ScoredPair],
-    loss: LossSettings,
-    training: TrainingSettings,
-    *,
-    start: str,
-    seed: int,
-) -> TrainedPolicy:
-    """Train on contrast pairs; their scores are the reference of the loss."""
-    return train_stage(
-        run,
-        stage,
-        bench,
-        lambda loaded: [encode_steering_pair(loaded.chat, pair) for pair in pairs],
-        loss,
-        training,
-        start=start,
-        seed=seed,
-    )

@@ -1,6 +1,5 @@
 """Plain preference optimization: any preference file, any loss, with the trainer and run directory of the rest."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -9,14 +8,12 @@ from rich.console import Console
 
 from windvane.config import Settings
 from windvane.data import OfflinePair, PreferenceSource, load_preferences
-from windvane.engines.models import LoadedModel
 from windvane.engines.settings import EngineSettings
-from windvane.engines.workbench import Workbench
 from windvane.losses import DpoSettings, LossSettings, SsoGeneratorSettings, SsoSettings
 from windvane.recipes.policy import TrainedPolicy, train_stage
-from windvane.recipes.report import Reporter, write_summary
-from windvane.run import RunDirectory
-from windvane.training import TrainingExample, TrainingSettings, encode_pair
+from windvane.recipes.report import write_summary
+from windvane.recipes.session import open_session
+from windvane.training import TrainingSettings, encode_pair
 
 
 class TrainConfig(Settings):
@@ -59,15 +56,12 @@ class TrainResult(NamedTuple):
 
 def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
     """Train on preference pairs; see `run_sso` for consoles and errors."""
-    with RunDirectory.open(config.output_dir, config, command="train", console=console) as run:
-        bench = Workbench(config.engine, say=run.say, count=run.count)
+    with open_session(config, config.output_dir, config.engine, command="train", console=console) as session:
+        run, _, reporter = session
         pairs = run.once("pairs", lambda: load_preferences(config.preferences, limit=config.max_pairs), OfflinePair)
 
-        def encode(loaded: LoadedModel) -> Sequence[TrainingExample]:
-            return [encode_pair(loaded.chat, pair) for pair in pairs]
-
         trained = train_stage(
-            run, "policy", bench, encode, config.loss, config.training, start=config.model, seed=config.seed
+            session, "policy", pairs, encode_pair, config.loss, config.training, start=config.model, seed=config.seed
         )
         write_summary(
             run,
@@ -81,5 +75,5 @@ def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainRe
                 "final_loss": trained.note.final_loss,
             },
         )
-        Reporter(run, console).places({"trained model": trained.folder, "run directory": run.path})
+        reporter.places({"trained model": trained.folder, "run directory": run.path})
         return TrainResult(trained.folder, run.path, trained)

@@ -8,12 +8,14 @@ from rich.console import Console
 
 from windvane.config import Settings
 from windvane.data import write_preferences
+from windvane.engines.settings import EngineSettings
 from windvane.errors import DataError
 from windvane.evaluation.signal import signal_statistics
 from windvane.judging.rules import RuleSettings
 from windvane.recipes.contrast import select_pairs
-from windvane.recipes.report import Reporter, write_summary
-from windvane.run import RunDirectory
+from windvane.recipes.report import write_summary
+from windvane.recipes.session import open_session
+from windvane.run import RunDirectory, run_status
 from windvane.selection import Selection, SteeringFilterSettings
 from windvane.types import ScoredPair
 
@@ -47,17 +49,15 @@ def run_select(config: SelectConfig, *, console: Console | None = None) -> Selec
     source = RunDirectory.read(config.run)
     scored = source.records(f"{config.stage}/scored", ScoredPair)
     if scored is None:
-        stages = ", ".join(
-            each.name.removesuffix("/scored") for each in source.status().stages if each.name.endswith("/scored")
-        )
+        finished = (stage.name for stage in run_status(source).stages if stage.name.endswith("/scored"))
+        stages = ", ".join(name.removesuffix("/scored") for name in finished)
         raise DataError(
             f"{config.run} has no finished scored pairs under {config.stage!r}; it has: {stages or 'none'}. "
             "Set `stage` to one of these, or finish that run first."
         )
-    with RunDirectory.open(config.output_dir, config, command="select", console=console) as run:
-        reporter = Reporter(run, console)
-        selection = select_pairs(run, "selection", scored, config.selection)
-        reporter.selection(selection.summary())
+    with open_session(config, config.output_dir, EngineSettings(), command="select", console=console) as session:
+        run, _, reporter = session
+        selection = select_pairs(session, "selection", scored, config.selection)
         signal = signal_statistics(scored, [one.pair.id for one in selection.kept], config.rule)
         reporter.signal([signal])
         path = run.path / "pairs.jsonl"

@@ -15,17 +15,16 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from windvane.config import Settings
-from windvane.engines.workbench import Workbench
 from windvane.evaluation.policy import Evaluation
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
 from windvane.losses import LossSettings, SsoGeneratorSettings, SsoSettings
 from windvane.recipes.compare import HeldOutEvaluation, compare_policies, read_and_split
 from windvane.recipes.contrast import ContrastConfig, make_contrast_pairs, score_with, select_pairs
-from windvane.recipes.policy import TrainedPolicy, train_on_contrast
-from windvane.recipes.report import Reporter, write_summary
-from windvane.run import RunDirectory
+from windvane.recipes.policy import TrainedPolicy, train_stage
+from windvane.recipes.report import write_summary
+from windvane.recipes.session import Session, open_session
 from windvane.selection import SteeringFilterSettings
-from windvane.training import TrainingSettings
+from windvane.training import TrainingSettings, encode_steering_pair
 from windvane.types import Query, ScoredPair
 
 
@@ -98,27 +97,25 @@ class SSOResult(NamedTuple):
 def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
     """Align a model; on a run directory that was interrupted, go on from there.
 
-    Progress goes to standard error and tables to standard output, or both to `console`. Raises `UserError` for wrong
-    input, before anything expensive, and `RunFailed` where a run can be resumed.
+    See `open_session` for `console`. Raises `UserError` for wrong input, before anything expensive, and `RunFailed`
+    where a run can be resumed.
     """
-    with RunDirectory.open(config.output_dir, config, command="sso", console=console) as run:
-        bench = Workbench(config.engine, say=run.say, count=run.count)
-        reporter = Reporter(run, console)
+    with open_session(config, config.output_dir, config.engine, command="sso", console=console) as session:
+        run, _, reporter = session
         parts, held_out = read_and_split(
             config.queries, config.evaluation, parts=config.iterations, limit=config.max_queries, seed=config.seed
         )
         policy, iterations = config.model, list[Iteration]()
         for number, queries in enumerate(parts, start=1):
-            iterations.append(iterate(run, f"iteration-{number}", bench, queries, config, reporter, policy=policy))
+            iterations.append(iterate(session, f"iteration-{number}", queries, config, policy=policy))
             reporter.signal([iteration.signal for iteration in iterations])
             policy = str(iterations[-1].policy.folder)
         evaluation = None
         if config.evaluation is not None:
             comparison = compare_policies(
-                run, bench, held_out, config.evaluation, base=config.model, policy=policy,
+                session, held_out, config.evaluation, base=config.model, policy=policy,
                 seed=config.seed, shard_size=config.shard_size,
             )  # fmt: skip
-            reporter.comparison(comparison, config.evaluation)
             evaluation = comparison.evaluation
         result = SSOResult(Path(policy), run.path, iterations, evaluation)
         write_summary(run, "sso", model=config.model, seed=config.seed, results=summary_of(result, config))
@@ -126,30 +123,21 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
         return result
 
 
-def iterate(
-    run: RunDirectory,
-    stage: str,
-    bench: Workbench,
-    queries: Sequence[Query],
-    config: SSOConfig,
-    reporter: Reporter,
-    *,
-    policy: str,
-) -> Iteration:
+def iterate(session: Session, stage: str, queries: Sequence[Query], config: SSOConfig, *, policy: str) -> Iteration:
     """Go one round from `policy`: sample, score, select, train."""
     sampler = policy
     if config.generator is not None:
-        sampler = train_generator(run, f"{stage}/generator", bench, queries, config, config.generator, policy=policy)
-    contrast = make_contrast_pairs(run, stage, bench, queries, config, sampler=sampler, scorer=policy)
-    selection = select_pairs(run, stage, contrast.scored, config.selection)
-    reporter.selection(selection.summary())
+        sampler = train_generator(session, f"{stage}/generator", queries, config, config.generator, policy=policy)
+    contrast = make_contrast_pairs(session, stage, queries, config, sampler=sampler, scorer=policy)
+    selection = select_pairs(session, stage, contrast.scored, config.selection)
     pairs: Sequence[ScoredPair] = selection.kept
     if config.reference == "initial" and policy != config.model:
         kept = [scored.pair for scored in selection.kept]
-        pairs = score_with(run, f"{stage}/reference", bench, kept, model=config.model, shard_size=config.shard_size)
-    trained = train_on_contrast(
-        run, f"{stage}/policy", bench, pairs, config.loss, config.training, start=policy, seed=config.seed
-    )
+        pairs = score_with(session, f"{stage}/reference", kept, model=config.model, shard_size=config.shard_size)
+    trained = train_stage(
+        session, f"{stage}/policy", pairs, encode_steering_pair, config.loss, config.training,
+        start=policy, seed=config.seed,
+    )  # fmt: skip
     rule = config.evaluation.rule if config.evaluation else None
     signal = signal_statistics(contrast.scored, [scored.pair.id for scored in selection.kept], rule)
     reasons = Counter(record.reason for record in (*contrast.dropped, *selection.dropped))
@@ -157,9 +145,8 @@ def iterate(
 
 
 def train_generator(
-    run: RunDirectory,
+    session: Session,
     stage: str,
-    bench: Workbench,
     queries: Sequence[Query],
     config: SSOConfig,
     generator: GeneratorSettings,
@@ -168,11 +155,12 @@ def train_generator(
 ) -> str:
     """Train the data generator from the policy, on the policy's own pairs for some of the queries."""
     some = queries[: math.ceil(generator.query_share * len(queries))]
-    contrast = make_contrast_pairs(run, stage, bench, some, config, sampler=policy, scorer=policy)
-    kept = select_pairs(run, stage, contrast.scored, config.selection).kept
-    trained = train_on_contrast(
-        run, f"{stage}/policy", bench, kept, generator.loss, generator.training, start=policy, seed=config.seed
-    )
+    contrast = make_contrast_pairs(session, stage, some, config, sampler=policy, scorer=policy)
+    kept = select_pairs(session, stage, contrast.scored, config.selection).kept
+    trained = train_stage(
+        session, f"{stage}/policy", kept, encode_steering_pair, generator.loss, generator.training,
+        start=policy, seed=config.seed,
+    )  # fmt: skip
     return str(trained.folder)
 
 

@@ -1,0 +1,34 @@
+"""What every recipe holds in its hands: the run on file, the bench with the model, and the reporter."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from windvane.config import Settings
+from windvane.engines.settings import EngineSettings
+from windvane.engines.workbench import Workbench
+from windvane.recipes.report import Reporter
+from windvane.run import RunDirectory
+
+
+class Session(NamedTuple):
+    """A recipe's surroundings while it runs."""
+
+    run: RunDirectory
+    bench: Workbench
+    reporter: Reporter
+
+
+@contextmanager
+def open_session(
+    config: Settings, output_dir: Path, engine: EngineSettings, *, command: str, console: Console | None
+) -> Iterator[Session]:
+    """Open or resume the run directory of a configuration.
+
+    Progress goes to standard error and tables to standard output, or both to `console`.
+    """
+    with RunDirectory.open(output_dir, config, command=command, console=console) as run:
+        yield Session(run, Workbench(engine, say=run.say, count=run.count), Reporter(run, console))
