@@ -25,7 +25,21 @@ _HOMES = {
     "losses": "windvane.losses",
     "selection": "windvane.selection",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "LocalEngine",
+    "PairsConfig",
+    "PreferenceTrainer",
+    "SSOConfig",
+    "SSOResult",
+    "TrainConfig",
+    "__version__",
+    "load_model",
+    "losses",
+    "run_pairs",
+    "run_sso",
+    "run_train",
+    "selection",
+]
 
 if TYPE_CHECKING:
     from windvane import losses, selection

@@ -29,15 +29,6 @@ class SplitQueries(NamedTuple):
     held_out: list[Query]
 
 
-class Comparison(NamedTuple):
-    """The numbers, and the answers behind them."""
-
-    evaluation: Evaluation
-    queries: list[Query]
-    before: list[Completion]
-    after: list[Completion]
-
-
 def read_and_split(
     source: DataSource, evaluation: HeldOutEvaluation | None, *, parts: int, limit: int | None, seed: int
 ) -> SplitQueries:
@@ -69,7 +60,7 @@ def compare_policies(
     policy: str,
     seed: int,
     shard_size: int,
-) -> Comparison:
+) -> Evaluation:
     """Have both models answer, have the base model read all answers, and compare."""
     run, bench, reporter = session
     queries = run.once("evaluation/queries", lambda: queries, Query, inputs=queries)
@@ -95,6 +86,5 @@ def compare_policies(
         "evaluation/language", requests, read, LanguageScores, shard_size=shard_size, label="reading answers"
     )
     evaluation = evaluate(queries, before, after, language, settings.rule, seed=seed)
-    comparison = Comparison(evaluation, queries, before, after)
-    reporter.comparison(comparison, settings)
-    return comparison
+    reporter.comparison(evaluation, queries, before, after, settings)
+    return evaluation

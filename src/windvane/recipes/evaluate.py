@@ -46,7 +46,7 @@ def run_evaluate(config: EvaluateConfig, *, console: Console | None = None) -> E
     """Compare two models; see `run_sso` for consoles and errors."""
     with open_session(config, config.output_dir, config.engine, command="evaluate", console=console) as session:
         run, _, reporter = session
-        comparison = compare_policies(
+        evaluation = compare_policies(
             session,
             load_queries(config.queries, limit=config.max_queries),
             config,
@@ -60,7 +60,7 @@ def run_evaluate(config: EvaluateConfig, *, console: Console | None = None) -> E
             "evaluate",
             model=config.base,
             seed=config.seed,
-            results={"policy": config.policy, "evaluation": comparison.evaluation},
+            results={"policy": config.policy, "evaluation": evaluation},
         )
         reporter.places({"run directory": run.path})
-        return EvaluateResult(comparison.evaluation, run.path)
+        return EvaluateResult(evaluation, run.path)

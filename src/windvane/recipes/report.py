@@ -1,18 +1,21 @@
 """What a run tells its user: tables on the way, ``summary.json`` at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from windvane import __version__
-from windvane.evaluation.policy import EvaluationSettings
+from windvane.evaluation.policy import Evaluation, EvaluationSettings
 from windvane.evaluation.signal import SignalStatistics
-from windvane.recipes.compare import Comparison
 from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
 from windvane.run import RunDirectory
 from windvane.selection import SelectionSummary
+
+if TYPE_CHECKING:
+    pass  # which holds a session, which holds a reporter
+from windvane.types import Completion, Query
 
 SUMMARY = "summary.json"
 
@@ -32,11 +35,18 @@ class Reporter:
         """Show the signal of all iterations so far."""
         self._console.print(signal_table([each.model_dump() for each in iterations]))
 
-    def comparison(self, comparison: Comparison, settings: EvaluationSettings) -> None:
+    def comparison(
+        self,
+        evaluation: Evaluation,
+        queries: Sequence[Query],
+        before: Sequence[Completion],
+        after: Sequence[Completion],
+        settings: EvaluationSettings,
+    ) -> None:
         """Show samples side by side, and the numbers before and after."""
         rule = None if settings.rule is None else settings.rule.type
-        self._console.print(samples_table(comparison.queries, comparison.before, comparison.after))
-        self._console.print(evaluation_table(comparison.evaluation, rule=rule, limits=settings.limits))
+        self._console.print(samples_table(queries, before, after))
+        self._console.print(evaluation_table(evaluation, rule=rule, limits=settings.limits))
 
     def places(self, places: Mapping[str, object]) -> None:
         """Say where things are."""

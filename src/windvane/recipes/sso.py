@@ -112,11 +112,10 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
             policy = str(iterations[-1].policy.folder)
         evaluation = None
         if config.evaluation is not None:
-            comparison = compare_policies(
+            evaluation = compare_policies(
                 session, held_out, config.evaluation, base=config.model, policy=policy,
                 seed=config.seed, shard_size=config.shard_size,
             )  # fmt: skip
-            evaluation = comparison.evaluation
         result = SSOResult(Path(policy), run.path, iterations, evaluation)
         write_summary(run, "sso", model=config.model, seed=config.seed, results=summary_of(result, config))
         reporter.places({"aligned model": policy, "run directory": run.path})
@@ -131,11 +130,13 @@ def iterate(session: Session, stage: str, queries: Sequence[Query], config: SSOC
     contrast = make_contrast_pairs(session, stage, queries, config, sampler=sampler, scorer=policy)
     selection = select_pairs(session, stage, contrast.scored, config.selection)
     pairs: Sequence[ScoredPair] = selection.kept
+    training = config.training
     if config.reference == "initial" and policy != config.model:
         kept = [scored.pair for scored in selection.kept]
         pairs = score_with(session, f"{stage}/reference", kept, model=config.model, shard_size=config.shard_size)
+        training = training.away_from_reference()
     trained = train_stage(
-        session, f"{stage}/policy", pairs, encode_steering_pair, config.loss, config.training,
+        session, f"{stage}/policy", pairs, encode_steering_pair, config.loss, training,
         start=policy, seed=config.seed,
     )  # fmt: skip
     rule = config.evaluation.rule if config.evaluation else None

@@ -95,3 +95,7 @@ class TrainingSettings(Settings):
     """What stops a run."""
     report_to: tuple[str, ...] = ()
     """Trackers that transformers knows, such as `wandb` and `tensorboard`."""
+
+    def away_from_reference(self) -> "TrainingSettings":
+        """Return these settings for a policy that does not start at its reference: without the step-0 check."""
+        return self.model_copy(update={"guards": self.guards.model_copy(update={"step0_tolerance": None})})
