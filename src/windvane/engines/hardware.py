@@ -37,17 +37,17 @@ class Hardware(NamedTuple):
 def pick_device(setting: DeviceSetting) -> torch.device:
     """Return the device a setting means; raises `ConfigError` for one that this machine has not got."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if setting == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if setting not in available:
+    kind = next(name for name, there in available.items() if there) if setting == "auto" else setting
+    if kind not in available:
         raise ConfigError(f"engine.device is {setting!r}; it is one of auto, {', '.join(sorted(available))}.")
-    if not available[setting]:
+    if not available[kind]:
         usable = ", ".join(name for name, there in available.items() if there)
         raise ConfigError(
             f"engine.device is {setting!r}, but torch {torch.__version__} finds no such device here. "
             f"Usable: {usable}. Set engine.device to auto, or install a torch build for your device."
         )
-    return torch.device(setting)
+    # Under torchrun or accelerate launch each process works on a GPU of its own.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
 
 
 def pick_dtype(setting: DtypeSetting, device: torch.device) -> torch.dtype:
