@@ -1,0 +1,106 @@
+"""No setting of the training is inert: each changes the result, or what is written, or is refused where it cannot."""
+
+import pytest
+
+from tests.training.pairs import examples
+from tests.training.test_equality import DPO, STEP, settings, train
+from windvane import losses
+from windvane.training import GuardSettings, LoraSettings, TrainingSettings
+
+MOVES: dict[str, object] = {
+    "learning_rate": 2e-3,
+    "pairs_per_step": 4,
+    "epochs": 2,
+    "warmup_ratio": 0.5,
+    "schedule": "constant",
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.5,
+    "weight_decay": 0.9,
+    "max_grad_norm": 1e-8,
+    "lora": LoraSettings(rank=2),
+    "precision": "bf16",
+}
+"""Settings that change the trained weights, with a value that differs from the one of `whole`."""
+ELSEWHERE = {
+    "micro_batch": "changes speed alone: test_equality.py, test_accumulation_changes_nothing",
+    "reference": "all modes agree, one is refused: test_equality.py and test_guards.py",
+    "gradient_checkpointing": "changes memory alone: test_equality.py, test_gradient_checkpointing_trains_the_same",
+    "save_every": "test_equality.py, test_resumed_equals_uninterrupted",
+    "layout": "changes speed alone, and is reported: test_equality.py, test_plain_rows_train_the_same",
+    "max_length": "test_guards.py, test_pairs_that_are_too_long_are_never_cut",
+    "guards": "test_guards.py",
+    "report_to": "below",
+}
+"""Settings that must not change the trained weights, and what they do instead."""
+LORA = {
+    "rank": 2,
+    "alpha": 8.0,
+    "dropout": 0.5,
+    "target_modules": ("q_proj",),
+    "layers": (0,),
+}
+
+
+def weights(trained):
+    return trained[1]
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all((value == right[name]).all() for name, value in left.items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """20 pairs in three steps."""
+    return weights(train(tmp_path_factory.mktemp("whole")))
+
+
+def test_every_setting_is_accounted_for():
+    assert set(MOVES) | set(ELSEWHERE) == set(TrainingSettings.model_fields)
+    assert set(LORA) == set(LoraSettings.model_fields)
+    base = settings()
+    assert all(getattr(base, name) != value for name, value in MOVES.items())
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_every_setting_that_should_move_the_weights_does(whole, tmp_path, name):
+    assert not same(whole, weights(train(tmp_path, **{name: MOVES[name]})))
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_every_setting_of_an_adapter_has_an_effect(tmp_path, name):
+    base = LoraSettings(rank=4)
+    assert getattr(base, name) != LORA[name]
+    first, second = (
+        weights(train(tmp_path / str(number), lora=lora, learning_rate=1e-2))
+        for number, lora in enumerate((base, base.model_copy(update={name: LORA[name]})))
+    )
+    assert not same(first, second)
+
+
+def test_the_seed_deals_the_pairs_anew(whole, tmp_path):
+    assert not same(whole, weights(train(tmp_path, seed=4)))
+
+
+def test_trackers_are_handed_to_transformers():
+    import torch
+
+    from windvane.training.policy import training_arguments
+
+    for names in ((), ("tensorboard",)):
+        arguments = training_arguments(
+            TrainingSettings(**STEP, report_to=names), pairs=8, folder="unused", seed=0, device=torch.device("cpu")
+        )
+        assert arguments.report_to == list(names)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "cdpo", "robust_dpo", "ipo", "slic", "simpo", "orpo", "kto_pair", "sppo"])
+def test_every_loss_trains_its_own_way_and_starts_finite(whole, tmp_path, kind):
+    """The settings of each loss reach the weights; at the start every loss is the finite value that it should be."""
+    from pydantic import TypeAdapter
+
+    objective = losses.make_objective(TypeAdapter(losses.LossSettings).validate_python({"type": kind}))
+    off = GuardSettings(max_fall=None)
+    result, parameters = train(tmp_path, objective=objective, given=examples(20), guards=off)
+    assert all(abs(entry["loss"]) < 1e6 for entry in result.history)
+    assert same(whole, parameters) == (kind == "dpo"), DPO
