@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -12,9 +12,6 @@ from windvane.evaluation.signal import SignalStatistics
 from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
 from windvane.run import RunDirectory
 from windvane.selection import SelectionSummary
-
-if TYPE_CHECKING:
-    pass  # which holds a session, which holds a reporter
 from windvane.types import Completion, Query
 
 SUMMARY = "summary.json"
