@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "SSOConfig": "windvane.recipes.sso",
+    "SSOConfig": "windvane.recipes.sso_config",
     "SSOResult": "windvane.recipes.sso",
     "run_sso": "windvane.recipes.sso",
     "PairsConfig": "windvane.recipes.pairs",
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from windvane.engines.models import load_model
     from windvane.recipes.pairs import PairsConfig, run_pairs
     from windvane.recipes.preference import TrainConfig, run_train
-    from windvane.recipes.sso import SSOConfig, SSOResult, run_sso
+    from windvane.recipes.sso import SSOResult, run_sso
+    from windvane.recipes.sso_config import SSOConfig
     from windvane.training import PreferenceTrainer
 
 

@@ -43,7 +43,8 @@ def _load(kind: type[T], path: Path, overrides: list[str] | None) -> T:
 @app.command()
 def sso(config: ConfigFile, set_: Overrides = None) -> None:
     """Align a model by Self-Steering Optimization: queries and principles in, an aligned model out."""
-    from windvane.recipes.sso import SSOConfig, run_sso
+    from windvane.recipes.sso import run_sso
+    from windvane.recipes.sso_config import SSOConfig
 
     run_sso(_load(SSOConfig, config, set_))
 

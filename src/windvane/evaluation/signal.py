@@ -59,6 +59,9 @@ class SignalStatistics(Record):
     mean_words_rejected: float | None
     """Words of y⁻."""
     mean_words_rejected_kept: float | None
+    mean_words_original: float | None
+    """Words of yᵒ, the policy's answers to the plain queries; None where a pair has none."""
+    mean_words_original_kept: float | None
     cutoff_share_chosen: float | None
     """Share, 0 to 1, of y⁺ that the token limit cut off."""
     cutoff_share_chosen_kept: float | None
@@ -83,7 +86,7 @@ def signal_statistics(
         raise ValueError(f"{len(strangers)} kept pairs were never scored, such as {strangers[0]!r}: join them by id")
     kept = [pair for pair in scored if pair.pair.id in set(kept_ids)]
     accuracy, accuracy_kept = _accuracy(scored, rule), _accuracy(kept, rule)
-    means = {name: _mean(scored, value) for name, value in _QUANTITIES.items()}
+    means: dict[str, float | None] = {name: _mean(scored, value) for name, value in _QUANTITIES.items()}
     means_kept = {f"{name}_kept": _mean(kept, value) for name, value in _QUANTITIES.items()}
     return SignalStatistics(
         n=len(scored),
@@ -96,6 +99,8 @@ def signal_statistics(
         judged_kept=accuracy_kept.n,
         **means,
         **means_kept,
+        mean_words_original=_words_original(scored),
+        mean_words_original_kept=_words_original(kept),
         distinct2_chosen=_distinct2(scored),
         distinct2_chosen_kept=_distinct2(kept),
     )
@@ -111,6 +116,11 @@ _QUANTITIES: dict[str, Callable[[ScoredPair], float]] = {
     "cutoff_share_chosen": lambda pair: pair.pair.chosen.finish == "length",
     "cutoff_share_rejected": lambda pair: pair.pair.rejected.finish == "length",
 }
+
+
+def _words_original(pairs: Sequence[ScoredPair]) -> float | None:
+    words = [pair.pair.original.words for pair in pairs if pair.pair.original is not None]
+    return fmean(words) if words and len(words) == len(pairs) else None
 
 
 def _mean(pairs: Sequence[ScoredPair], value: Callable[[ScoredPair], float]) -> float | None:

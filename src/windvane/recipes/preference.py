@@ -56,7 +56,10 @@ class TrainResult(NamedTuple):
 
 def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
     """Train on preference pairs; see `run_sso` for consoles and errors."""
-    with open_session(config, config.output_dir, config.engine, command="train", console=console) as session:
+    may_change = frozenset({"training.guards"})  # limits that stop a run change no result
+    with open_session(
+        config, config.output_dir, config.engine, command="train", may_change=may_change, console=console
+    ) as session:
         run, _, reporter = session
         pairs = run.once("pairs", lambda: load_preferences(config.preferences, limit=config.max_pairs), OfflinePair)
 

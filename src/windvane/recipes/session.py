@@ -24,11 +24,17 @@ class Session(NamedTuple):
 
 @contextmanager
 def open_session(
-    config: Settings, output_dir: Path, engine: EngineSettings, *, command: str, console: Console | None
+    config: Settings,
+    output_dir: Path,
+    engine: EngineSettings,
+    *,
+    command: str,
+    may_change: frozenset[str] = frozenset(),
+    console: Console | None,
 ) -> Iterator[Session]:
-    """Open or resume the run directory of a configuration.
+    """Open or resume the run directory of a configuration, of which only `may_change` may differ when it is resumed.
 
     Progress goes to standard error and tables to standard output, or both to `console`.
     """
-    with RunDirectory.open(output_dir, config, command=command, console=console) as run:
+    with RunDirectory.open(output_dir, config, command=command, may_change=may_change, console=console) as run:
         yield Session(run, Workbench(engine, say=run.say, count=run.count), Reporter(run, console))

@@ -9,69 +9,21 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
-from pydantic import Field, model_validator
 from rich.console import Console
 
-from windvane.config import Settings
+from windvane.evaluation.drift import check_drift
 from windvane.evaluation.policy import Evaluation
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
-from windvane.losses import LossSettings, SsoGeneratorSettings, SsoSettings
-from windvane.recipes.compare import HeldOutEvaluation, compare_policies, read_and_split
-from windvane.recipes.contrast import ContrastConfig, make_contrast_pairs, score_with, select_pairs
+from windvane.recipes.compare import compare_policies, read_and_split
+from windvane.recipes.contrast import make_contrast_pairs, score_with, select_pairs
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.report import write_summary
 from windvane.recipes.session import Session, open_session
-from windvane.selection import SteeringFilterSettings
-from windvane.training import TrainingSettings, encode_steering_pair
+from windvane.recipes.sso_config import MAY_CHANGE, GeneratorSettings, SSOConfig
+from windvane.training import encode_steering_pair
 from windvane.types import Query, ScoredPair
-
-
-class GeneratorSettings(Settings):
-    """Version 2: how the data generator is trained."""
-
-    query_share: float = Field(default=0.5, gt=0, le=1)
-    """Share of an iteration's queries that the generator is trained on."""
-    loss: SsoGeneratorSettings = SsoGeneratorSettings()
-    """``L⁺ + L⁻`` with their NLL terms."""
-    training: TrainingSettings = TrainingSettings()
-    """How the generator is trained."""
-
-
-class SSOConfig(ContrastConfig):
-    """Everything that an SSO run depends on."""
-
-    mode: Literal["direct", "generator"] = "direct"
-    """`direct` is version 1 of the paper, `generator` version 2."""
-    iterations: int = Field(default=3, ge=1)
-    """Rounds T, on disjoint parts of the queries; the policy that one ends with begins the next."""
-    reference: Literal["previous", "initial"] = "previous"
-    """Reference of the loss: the policy that the iteration begins with, or the model that the run began with."""
-    selection: SteeringFilterSettings = SteeringFilterSettings()
-    """Which pairs are trained on."""
-    loss: LossSettings = SsoSettings()
-    """`sso` steers; a base loss alone is the baseline PBAA, and what generator mode trains the policy with."""
-    training: TrainingSettings = TrainingSettings()
-    """How the policy is trained."""
-    generator: GeneratorSettings | None = None
-    """The data generator; needed in generator mode, and only there."""
-    evaluation: HeldOutEvaluation | None = HeldOutEvaluation()
-    """Comparison with the model that the run began with, on queries it never trains on; null leaves it out."""
-
-    @model_validator(mode="after")
-    def _mode_fits(self) -> Self:
-        if (self.mode == "generator") != (self.generator is not None):
-            raise ValueError(
-                "mode and generator go together: give `generator` (it may be {}) with `mode: generator`, and only there"
-            )
-        if isinstance(self.loss, SsoGeneratorSettings):
-            raise ValueError("loss.type sso_generator trains a data generator: put it under generator.loss")
-        if self.mode == "generator" and isinstance(self.loss, SsoSettings):
-            raise ValueError(
-                "generator mode trains the policy with a base loss alone: set loss.type to ipo, dpo or another"
-            )
-        return self
 
 
 class Iteration(NamedTuple):
@@ -100,14 +52,17 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
     See `open_session` for `console`. Raises `UserError` for wrong input, before anything expensive, and `RunFailed`
     where a run can be resumed.
     """
-    with open_session(config, config.output_dir, config.engine, command="sso", console=console) as session:
+    with open_session(
+        config, config.output_dir, config.engine, command="sso", may_change=MAY_CHANGE, console=console
+    ) as session:
         run, _, reporter = session
         parts, held_out = read_and_split(
             config.queries, config.evaluation, parts=config.iterations, limit=config.max_queries, seed=config.seed
         )
         policy, iterations = config.model, list[Iteration]()
         for number, queries in enumerate(parts, start=1):
-            iterations.append(iterate(session, f"iteration-{number}", queries, config, policy=policy))
+            first = iterations[0].signal if iterations else None
+            iterations.append(iterate(session, f"iteration-{number}", queries, config, policy=policy, first=first))
             reporter.signal([iteration.signal for iteration in iterations])
             policy = str(iterations[-1].policy.folder)
         evaluation = None
@@ -122,13 +77,27 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
         return result
 
 
-def iterate(session: Session, stage: str, queries: Sequence[Query], config: SSOConfig, *, policy: str) -> Iteration:
-    """Go one round from `policy`: sample, score, select, train."""
+def iterate(
+    session: Session,
+    stage: str,
+    queries: Sequence[Query],
+    config: SSOConfig,
+    *,
+    policy: str,
+    first: SignalStatistics | None,
+) -> Iteration:
+    """Go one round from `policy`: sample, score, select, train. `first` is the first round's signal, once it is over.
+
+    Raises `TrainingDiverged`, before it trains, where the policy has drifted too far from how it was in that round.
+    """
     sampler = policy
     if config.generator is not None:
         sampler = train_generator(session, f"{stage}/generator", queries, config, config.generator, policy=policy)
     contrast = make_contrast_pairs(session, stage, queries, config, sampler=sampler, scorer=policy)
     selection = select_pairs(session, stage, contrast.scored, config.selection)
+    rule = config.evaluation.rule if config.evaluation else None
+    signal = signal_statistics(contrast.scored, [scored.pair.id for scored in selection.kept], rule)
+    check_drift(first or signal, signal, config.drift)
     pairs: Sequence[ScoredPair] = selection.kept
     training = config.training
     if config.reference == "initial" and policy != config.model:
@@ -139,8 +108,6 @@ def iterate(session: Session, stage: str, queries: Sequence[Query], config: SSOC
         session, f"{stage}/policy", pairs, encode_steering_pair, config.loss, training,
         start=policy, seed=config.seed,
     )  # fmt: skip
-    rule = config.evaluation.rule if config.evaluation else None
-    signal = signal_statistics(contrast.scored, [scored.pair.id for scored in selection.kept], rule)
     reasons = Counter(record.reason for record in (*contrast.dropped, *selection.dropped))
     return Iteration(trained, signal, len(queries), reasons)
 

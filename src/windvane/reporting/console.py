@@ -135,6 +135,7 @@ _SIGNAL: tuple[tuple[str, str, int], ...] = (
     ("gap_rejected", "gap of y⁻, nats/token", 2),
     ("mean_words_chosen", "words of y⁺, mean", 1),
     ("mean_words_rejected", "words of y⁻, mean", 1),
+    ("mean_words_original", "words of yᵒ, mean", 1),
     ("cutoff_share_chosen", "y⁺ cut off, share", 2),
     ("cutoff_share_rejected", "y⁻ cut off, share", 2),
     ("distinct2_chosen", "distinct-2 of y⁺", 2),
