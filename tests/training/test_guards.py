@@ -26,7 +26,7 @@ def test_a_reference_of_another_model_aborts_before_the_first_update(tmp_path):
     scored = score_reference(other, examples(8), views=("plain",), layout=layout, pad_id=3)
     before = {name: value.clone() for name, value in policy.model.named_parameters()}
     with pytest.raises(
-        TrainingDiverged, match=r"nats per token on average .limit guards.step0_tolerance = 0.02"
+        TrainingDiverged, match=r"nats per token on average .limit training.guards.step0_tolerance = 0.02"
     ) as error:
         train(tmp_path / "second", model=policy, given=scored)
     assert "0.6931 was due" in str(error.value)
@@ -73,7 +73,9 @@ def test_both_sides_falling_stops(tmp_path):
             return falling(policy, reference) * 0 + policy["plain"].chosen.sum + policy["plain"].rejected.sum
 
     guards = GuardSettings(max_fall=0.5, window=2)
-    with pytest.raises(TrainingDiverged, match=r"above guards.max_fall = 0.5. The policy is moving to answers"):
+    with pytest.raises(
+        TrainingDiverged, match=r"above training.guards.max_fall = 0.5. The policy is moving to answers"
+    ):
         train(tmp_path, objective=Sink(), learning_rate=1e-2, epochs=4, guards=guards)
 
 

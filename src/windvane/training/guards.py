@@ -25,13 +25,13 @@ def check_data(examples: Sequence[TrainingExample], guards: GuardSettings, *, en
     if guards.max_length_ratio is not None and ratio > guards.max_length_ratio:
         raise DataError(
             f"Chosen responses have {chosen:.1f} tokens on average and rejected ones {rejected:.1f}: a ratio of "
-            f"{ratio:.1f}, above guards.max_length_ratio = {guards.max_length_ratio:g}, so training would teach length "
-            "and little else. Filter the pairs, or raise the limit if that is what you want."
+            f"{ratio:.1f}, above training.guards.max_length_ratio = {guards.max_length_ratio:g}, so training would "
+            "teach length and little else. Filter the pairs, or raise the limit if that is what you want."
         )
     cut = sum(pair.chosen[-1] not in end_ids for pair in pairs) / len(pairs)
     if guards.max_cut_share is not None and end_ids and cut > guards.max_cut_share:
         raise DataError(
-            f"{cut:.0%} of the chosen responses were cut off before their end, above guards.max_cut_share = "
+            f"{cut:.0%} of the chosen responses were cut off before their end, above training.guards.max_cut_share = "
             f"{guards.max_cut_share:.0%}: the policy would not learn to stop. Sample with more new tokens, drop the "
             "pairs that were cut off, or raise the limit."
         )
@@ -47,8 +47,8 @@ def check_start(difference: float, loss: float, expected_loss: float, tolerance:
         return
     raise TrainingDiverged(
         f"Before the first step the policy must equal its reference, but their log-probabilities differ by "
-        f"{difference:.3g} nats per token on average (limit guards.step0_tolerance = {tolerance:g}); the loss is "
-        f"{loss:.4g} where {expected_loss:.4g} was due. Either the reference was scored with another model, adapter, "
+        f"{difference:.3g} nats per token on average (limit training.guards.step0_tolerance = {tolerance:g}); the "
+        f"loss is {loss:.4g} where {expected_loss:.4g} was due. Either the reference was scored with another model, adapter, "
         "chat template or number format than the one that is trained, or its rows were joined to the wrong pairs. "
         "Score the reference again with this very model, or set training.reference to frozen."
     )
@@ -79,7 +79,7 @@ def check_fall(history: Sequence[StepMetrics], guards: GuardSettings) -> None:
     if chosen < -guards.max_fall and rejected < -guards.max_fall:
         raise TrainingDiverged(
             f"Over the last {len(recent)} steps the chosen responses were {-chosen:.2f} and the rejected ones "
-            f"{-rejected:.2f} nats per token less likely than under the reference; both are above guards.max_fall = "
-            f"{guards.max_fall:g}. The policy is moving to answers that are in no pair. Lower training.learning_rate, "
+            f"{-rejected:.2f} nats per token less likely than under the reference; both are above "
+            f"training.guards.max_fall = {guards.max_fall:g}. The policy is moving to answers that are in no pair. Lower training.learning_rate, "
             "raise the loss's beta, or add loss.nll_weight."
         )

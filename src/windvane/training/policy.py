@@ -110,7 +110,7 @@ def training_arguments(
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
-        warmup_steps=math.ceil(settings.warmup_ratio * settings.epochs * math.ceil(pairs / settings.pairs_per_step)),
+        warmup_steps=_warmup_steps(settings, pairs),
         adam_beta1=settings.adam_beta1,
         adam_beta2=settings.adam_beta2,
         weight_decay=settings.weight_decay,
@@ -132,6 +132,12 @@ def training_arguments(
         settings, processes=arguments.world_size
     )
     return arguments
+
+
+def _warmup_steps(settings: TrainingSettings, pairs: int) -> int:
+    """Return the steps of the warm-up, which begins at 0: a run of one step has none, or it would train nothing."""
+    steps = settings.epochs * math.ceil(pairs / settings.pairs_per_step)
+    return min(math.ceil(settings.warmup_ratio * steps), steps - 1)
 
 
 def _split_step(settings: TrainingSettings, *, processes: int) -> tuple[int, int]:
