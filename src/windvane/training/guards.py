@@ -49,8 +49,8 @@ def check_start(difference: float, loss: float, expected_loss: float, tolerance:
         f"Before the first step the policy must equal its reference, but their log-probabilities differ by "
         f"{difference:.3g} nats per token on average (limit training.guards.step0_tolerance = {tolerance:g}); the "
         f"loss is {loss:.4g} where {expected_loss:.4g} was due. Either the reference was scored with another "
-        "model, adapter, chat template or number format than the one that is trained, or its rows were joined to the wrong pairs. "
-        "Score the reference again with this very model, or set training.reference to frozen."
+        "model, adapter, chat template or number format than the one that is trained, or its rows were joined to "
+        "the wrong pairs. Score the reference again with this very model, or set training.reference to frozen."
     )
 
 
@@ -80,6 +80,6 @@ def check_fall(history: Sequence[StepMetrics], guards: GuardSettings) -> None:
         raise TrainingDiverged(
             f"Over the last {len(recent)} steps the chosen responses were {-chosen:.2f} and the rejected ones "
             f"{-rejected:.2f} nats per token less likely than under the reference; both are above "
-            f"training.guards.max_fall = {guards.max_fall:g}. The policy is moving to answers that are in no pair. Lower "
-            "training.learning_rate, raise the loss's beta, or add loss.nll_weight."
+            f"training.guards.max_fall = {guards.max_fall:g}. The policy is moving to answers that are in no "
+            "pair. Lower training.learning_rate, raise the loss's beta, or add loss.nll_weight."
         )
