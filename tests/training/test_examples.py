@@ -43,6 +43,15 @@ def test_text_is_closed_with_the_end_of_the_turn_and_ids_are_taken_as_they_are()
     assert sampled.prompt == tuple(CHAT.prompt_ids(PROMPT))
 
 
+def test_a_response_from_a_file_that_was_cut_off_is_not_closed():
+    """`windvane pairs` writes the column, and TRL and others leave it alone."""
+    cut = {"chosen_finish": "stop", "rejected_finish": "length"}
+    pair = encode_pair(CHAT, OfflinePair(id="a", prompt=PROMPT, chosen="yes", rejected="no", extra=cut)).views["plain"]
+    assert pair.chosen[-1] == END
+    assert pair.rejected == CHAT.response_ids("no", "length")
+    assert pair.rejected[-1] != END
+
+
 def test_the_three_views_carry_the_right_responses_prompts_and_reference():
     example = encode_steering_pair(CHAT, scored_pair())
     texts = {view: (CHAT.decode(pair.chosen), CHAT.decode(pair.rejected)) for view, pair in example.views.items()}

@@ -63,10 +63,15 @@ def encode_pair(chat: ChatFormat, pair: Pair | OfflinePair) -> TrainingExample:
     """Return a pair as token ids, in its plain view.
 
     Token ids that were sampled are taken as they are; text is tokenised apart from its prompt and closed with the end
-    of the turn, unless it was cut off. Raises `DataError` naming the pair for an empty response or two equal ones.
+    of the turn, unless it was cut off: the columns ``chosen_finish`` and ``rejected_finish`` of a pair from a file say
+    so with ``length``. Raises `DataError` naming the pair for an empty response or two equal ones.
     """
     prompt = tuple(chat.prompt_ids(pair.prompt))
-    encoded = EncodedPair(prompt, _response_ids(chat, pair.chosen), _response_ids(chat, pair.rejected))
+    if isinstance(pair, OfflinePair):
+        chosen, rejected = _from_file(pair.chosen, pair, "chosen"), _from_file(pair.rejected, pair, "rejected")
+    else:
+        chosen, rejected = pair.chosen, pair.rejected
+    encoded = EncodedPair(prompt, _response_ids(chat, chosen), _response_ids(chat, rejected))
     return TrainingExample(pair.id, {"plain": _checked(encoded, pair.id)})
 
 
@@ -95,9 +100,12 @@ def encode_steering_pair(chat: ChatFormat, scored: ScoredPair) -> TrainingExampl
     return TrainingExample(pair.id, views, reference)
 
 
-def _response_ids(chat: ChatFormat, response: Completion | str) -> tuple[int, ...]:
-    if isinstance(response, str):
-        return chat.response_ids(response, "stop")
+def _from_file(text: str, pair: OfflinePair, side: str) -> Completion:
+    cut_off = pair.extra.get(f"{side}_finish") == "length"
+    return Completion(text=text, token_ids=(), finish="length" if cut_off else "stop")
+
+
+def _response_ids(chat: ChatFormat, response: Completion) -> tuple[int, ...]:
     return response.token_ids or chat.response_ids(response.text, response.finish)
 
 
