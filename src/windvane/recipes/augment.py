@@ -8,18 +8,16 @@ from typing import NamedTuple, Self
 from pydantic import Field
 from rich.console import Console
 
-from windvane.config import Settings
 from windvane.data import DataSource, load_queries
 from windvane.engines.protocols import Advance, Generator, no_progress
-from windvane.engines.settings import EngineSettings
 from windvane.queries import Augmentation, AugmentSettings, augment_queries
 from windvane.recipes.report import write_summary
-from windvane.recipes.session import open_session
+from windvane.recipes.session import ModelRunConfig, open_session
 from windvane.run import RunDirectory
 from windvane.types import Completion, Dropped, Prompt, Query, Record, Sampling
 
 
-class AugmentConfig(Settings):
+class AugmentConfig(ModelRunConfig):
     """Everything that a run of `windvane queries augment` depends on."""
 
     model: str = Field(min_length=1)
@@ -28,14 +26,8 @@ class AugmentConfig(Settings):
     """Seed queries."""
     evaluation_queries: DataSource | None = None
     """Queries that an evaluation uses: a new query that is like one of them is dropped."""
-    output_dir: Path
-    """The run directory."""
-    seed: int = Field(default=0, ge=0)
-    """Every random choice of the run derives from it."""
     shard_size: int = Field(default=64, ge=1)
     """Requests per shard: the most work that a kill can cost, and the most that are batched together."""
-    engine: EngineSettings = EngineSettings()
-    """How a local model is loaded and run."""
     augment: AugmentSettings = AugmentSettings()
     """How many, in which manner, and what is too alike."""
 
@@ -90,7 +82,7 @@ class _Rounds:
 
 def run_augment(config: AugmentConfig, *, console: Console | None = None) -> AugmentResult:
     """Write new queries from seed queries; see `run_sso` for consoles and errors."""
-    with open_session(config, config.output_dir, config.engine, command="queries augment", console=console) as session:
+    with open_session(config, command="queries augment", console=console) as session:
         run, bench, reporter = session
         seeds = load_queries(config.queries)
         evaluation = [] if config.evaluation_queries is None else load_queries(config.evaluation_queries)

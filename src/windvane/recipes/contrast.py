@@ -6,42 +6,33 @@ Each stage is on file before the next one starts; a finished one is read and nev
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field
 
-from windvane.config import Settings
 from windvane.data import DataSource
 from windvane.engines.chat import with_system
 from windvane.engines.protocols import Advance, Scorer, no_progress
-from windvane.engines.settings import EngineSettings
 from windvane.errors import DataError
 from windvane.pairs import MadePairs, PairSettings, make_pairs
 from windvane.principles import BankPrinciples, PrincipleSettings, choose_principles
-from windvane.recipes.session import Session
+from windvane.recipes.session import ModelRunConfig, Session
 from windvane.sampling import SamplingSettings, sample_responses
 from windvane.selection import Selection, SelectionSummary, SteeringFilterSettings, steering_filter
 from windvane.types import Dropped, Pair, PairScores, Principle, Query, ResponseSet, ScoredPair, ScoreRequest
 
 
-class ContrastConfig(Settings):
+class ContrastConfig(ModelRunConfig):
     """What it takes to make contrast pairs."""
 
     model: str = Field(min_length=1)
     """A local folder, a name that `windvane models list` prints, or a hub name."""
     queries: DataSource
     """The queries x: a file, a folder or a hub data set."""
-    output_dir: Path
-    """The run directory. The same command on it goes on where it stopped; another configuration is refused."""
     max_queries: int | None = Field(default=None, ge=1)
     """Use only the first so many queries; null uses all."""
-    seed: int = Field(default=0, ge=0)
-    """Every random choice of the run derives from it."""
     shard_size: int = Field(default=64, ge=1)
     """Queries per shard: the most work that a kill can cost, and the most that are batched together."""
-    engine: EngineSettings = EngineSettings()
-    """How local models are loaded and run."""
     principles: PrincipleSettings = BankPrinciples()
     """Where the good and the bad principle of a query come from."""
     principles_model: str | None = Field(default=None, min_length=1)

@@ -7,14 +7,13 @@ from pydantic import Field
 from rich.console import Console
 
 from windvane.data import DataSource, load_queries
-from windvane.engines.settings import EngineSettings
 from windvane.evaluation.policy import Evaluation, EvaluationSettings
 from windvane.recipes.compare import compare_policies
 from windvane.recipes.report import write_summary
-from windvane.recipes.session import open_session
+from windvane.recipes.session import ModelRunConfig, open_session
 
 
-class EvaluateConfig(EvaluationSettings):
+class EvaluateConfig(ModelRunConfig, EvaluationSettings):
     """Everything that a run of `windvane evaluate` depends on."""
 
     base: str = Field(min_length=1)
@@ -23,16 +22,10 @@ class EvaluateConfig(EvaluationSettings):
     """The model to evaluate."""
     queries: DataSource
     """Queries that the policy was not trained on."""
-    output_dir: Path
-    """The run directory."""
     max_queries: int | None = Field(default=None, ge=1)
     """Use only the first so many queries; null uses all."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the answers and of the bootstrap."""
     shard_size: int = Field(default=64, ge=1)
     """Queries per shard: the most work that a kill can cost, and the most that are batched together."""
-    engine: EngineSettings = EngineSettings()
-    """How the models are loaded and run."""
 
 
 class EvaluateResult(NamedTuple):
@@ -44,7 +37,7 @@ class EvaluateResult(NamedTuple):
 
 def run_evaluate(config: EvaluateConfig, *, console: Console | None = None) -> EvaluateResult:
     """Compare two models; see `run_sso` for consoles and errors."""
-    with open_session(config, config.output_dir, config.engine, command="evaluate", console=console) as session:
+    with open_session(config, command="evaluate", console=console) as session:
         run, _, reporter = session
         evaluation = compare_policies(
             session,

@@ -37,7 +37,7 @@ class PairsResult(NamedTuple):
 
 def run_pairs(config: PairsConfig, *, console: Console | None = None) -> PairsResult:
     """Make contrast pairs and write them in TRL's preference format; see `run_sso` for consoles and errors."""
-    with open_session(config, config.output_dir, config.engine, command="pairs", console=console) as session:
+    with open_session(config, command="pairs", console=console) as session:
         run, _, reporter = session
         queries = load_queries(config.queries, limit=config.max_queries)
         contrast = make_contrast_pairs(session, "pairs", queries, config, sampler=config.model, scorer=config.model)

@@ -6,31 +6,23 @@ from typing import NamedTuple, Self
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from windvane.config import Settings
 from windvane.data import OfflinePair, PreferenceSource, load_preferences
-from windvane.engines.settings import EngineSettings
 from windvane.losses import DpoSettings, LossSettings, SsoGeneratorSettings, SsoSettings
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.report import write_summary
-from windvane.recipes.session import open_session
+from windvane.recipes.session import ModelRunConfig, open_session
 from windvane.training import TrainingSettings, encode_pair
 
 
-class TrainConfig(Settings):
+class TrainConfig(ModelRunConfig):
     """Everything that a run of `windvane train` depends on."""
 
     model: str = Field(min_length=1)
     """A local folder, a name that `windvane models list` prints, or a hub name."""
     preferences: PreferenceSource
     """The preference pairs, in any format that `windvane.data` reads."""
-    output_dir: Path
-    """The run directory. The same command on it goes on where it stopped; another configuration is refused."""
     max_pairs: int | None = Field(default=None, ge=1)
     """Use only the first so many pairs; null uses all."""
-    seed: int = Field(default=0, ge=0)
-    """Every random choice of the run derives from it."""
-    engine: EngineSettings = EngineSettings()
-    """How the model is loaded."""
     loss: LossSettings = DpoSettings()
     """Any loss on pairs; those of SSO need principles, and so `windvane sso`."""
     training: TrainingSettings = TrainingSettings()
@@ -57,9 +49,7 @@ class TrainResult(NamedTuple):
 def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
     """Train on preference pairs; see `run_sso` for consoles and errors."""
     may_change = frozenset({"training.guards"})  # limits that stop a run change no result
-    with open_session(
-        config, config.output_dir, config.engine, command="train", may_change=may_change, console=console
-    ) as session:
+    with open_session(config, command="train", may_change=may_change, console=console) as session:
         run, _, reporter = session
         pairs = run.once("pairs", lambda: load_preferences(config.preferences, limit=config.max_pairs), OfflinePair)
 

@@ -6,29 +6,25 @@ from typing import NamedTuple
 from pydantic import Field
 from rich.console import Console
 
-from windvane.config import Settings
 from windvane.data import write_preferences
-from windvane.engines.settings import EngineSettings
 from windvane.errors import DataError
 from windvane.evaluation.signal import signal_statistics
 from windvane.judging.rules import RuleSettings
 from windvane.recipes.contrast import select_pairs
 from windvane.recipes.report import write_summary
-from windvane.recipes.session import open_session
+from windvane.recipes.session import RunConfig, open_session
 from windvane.run import RunDirectory, run_status
 from windvane.selection import Selection, SteeringFilterSettings
 from windvane.types import ScoredPair
 
 
-class SelectConfig(Settings):
+class SelectConfig(RunConfig):
     """Everything that a run of `windvane select` depends on."""
 
     run: Path
     """Run directory of `windvane pairs` or `windvane sso` whose pairs are filtered."""
     stage: str = Field(default="pairs", min_length=1)
     """Which of its pairs: `pairs`, or `iteration-1` of an SSO run."""
-    output_dir: Path
-    """The run directory of this selection."""
     selection: SteeringFilterSettings = SteeringFilterSettings()
     """The filter."""
     rule: RuleSettings | None = None
@@ -55,7 +51,7 @@ def run_select(config: SelectConfig, *, console: Console | None = None) -> Selec
             f"{config.run} has no finished scored pairs under {config.stage!r}; it has: {stages or 'none'}. "
             "Set `stage` to one of these, or finish that run first."
         )
-    with open_session(config, config.output_dir, EngineSettings(), command="select", console=console) as session:
+    with open_session(config, command="select", console=console) as session:
         run, _, reporter = session
         selection = select_pairs(session, "selection", scored, config.selection)
         signal = signal_statistics(scored, [one.pair.id for one in selection.kept], config.rule)

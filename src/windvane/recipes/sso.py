@@ -52,9 +52,7 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
     See `open_session` for `console`. Raises `UserError` for wrong input, before anything expensive, and `RunFailed`
     where a run can be resumed.
     """
-    with open_session(
-        config, config.output_dir, config.engine, command="sso", may_change=MAY_CHANGE, console=console
-    ) as session:
+    with open_session(config, command="sso", may_change=MAY_CHANGE, console=console) as session:
         run, _, reporter = session
         parts, held_out = read_and_split(
             config.queries, config.evaluation, parts=config.iterations, limit=config.max_queries, seed=config.seed
