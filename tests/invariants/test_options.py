@@ -1,10 +1,18 @@
 """No setting of the training is inert: each changes the result, or what is written, or is refused where it cannot."""
 
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+
 import pytest
 
+import windvane
+from tests.test_docs import missing_tests
 from tests.training.pairs import examples
 from tests.training.test_equality import DPO, STEP, settings, train
 from windvane import losses
+from windvane.config import Settings
 from windvane.training import GuardSettings, LoraSettings, TrainingSettings
 
 MOVES: dict[str, object] = {
@@ -21,17 +29,24 @@ MOVES: dict[str, object] = {
     "precision": "bf16",
 }
 """Settings that change the trained weights, with a value that differs from the one of `whole`."""
+EQUALITY, GUARDS = "tests/training/test_equality.py::", "tests/training/test_guards.py::"
 ELSEWHERE = {
-    "micro_batch": "changes speed alone: test_equality.py, test_accumulation_changes_nothing",
-    "reference": "all modes agree, one is refused: test_equality.py and test_guards.py",
-    "gradient_checkpointing": "changes memory alone: test_equality.py, test_gradient_checkpointing_trains_the_same",
-    "save_every": "test_equality.py, test_resumed_equals_uninterrupted",
-    "layout": "changes speed alone, and is reported: test_equality.py, test_plain_rows_train_the_same",
-    "max_length": "test_guards.py, test_pairs_that_are_too_long_are_never_cut",
-    "guards": "test_guards.py",
-    "report_to": "below",
+    "micro_batch": EQUALITY + "test_accumulation_changes_nothing",
+    "reference": GUARDS + "test_the_adapter_cannot_be_switched_off_where_there_is_none",
+    "gradient_checkpointing": EQUALITY + "test_gradient_checkpointing_trains_the_same",
+    "save_every": EQUALITY + "test_resumed_equals_uninterrupted",
+    "layout": EQUALITY + "test_plain_rows_train_the_same",
+    "max_length": GUARDS + "test_pairs_that_are_too_long_are_never_cut",
+    "guards": GUARDS + "test_dpo_passes_all_guards",
+    "report_to": "tests/invariants/test_options.py::test_trackers_are_handed_to_transformers",
+    # of the guards
+    "step0_tolerance": GUARDS + "test_a_reference_of_another_model_aborts_before_the_first_update",
+    "max_fall": GUARDS + "test_both_sides_falling_stops",
+    "window": GUARDS + "test_falling_is_judged_over_the_window_and_on_both_sides",
+    "max_length_ratio": GUARDS + "test_pairs_that_teach_length_or_never_to_stop_are_refused",
+    "max_cut_share": GUARDS + "test_pairs_that_teach_length_or_never_to_stop_are_refused",
 }
-"""Settings that must not change the trained weights, and what they do instead."""
+"""Settings that must not change the trained weights, and the test of what they do instead."""
 LORA = {
     "rank": 2,
     "alpha": 8.0,
@@ -56,10 +71,45 @@ def whole(tmp_path_factory):
 
 
 def test_every_setting_is_accounted_for():
-    assert set(MOVES) | set(ELSEWHERE) == set(TrainingSettings.model_fields)
+    assert set(MOVES) | set(ELSEWHERE) == set(TrainingSettings.model_fields) | set(GuardSettings.model_fields)
     assert set(LORA) == set(LoraSettings.model_fields)
     base = settings()
     assert all(getattr(base, name) != value for name, value in MOVES.items())
+    assert missing_tests(" ".join(ELSEWHERE.values())) == []
+
+
+def every_settings_class():
+    """Import the whole library and return all of its settings."""
+    for module in pkgutil.walk_packages(windvane.__path__, "windvane."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found, new = set(), [Settings]
+    while new:
+        kinds = new.pop().__subclasses__()
+        found.update(kinds)
+        new.extend(kinds)
+    return sorted((kind for kind in found if kind.__module__.startswith("windvane.")), key=lambda kind: kind.__name__)
+
+
+def unread(kinds):
+    """Return the fields that no line of the library reads as an attribute."""
+    source = Path(windvane.__file__).parent.rglob("*.py")
+    nodes = [node for file in source for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    return [f"{kind.__name__}.{name}" for kind in kinds for name in kind.model_fields if name not in read]
+
+
+def test_every_setting_of_the_library_is_read_somewhere():
+    kinds = every_settings_class()
+    assert len(kinds) > 30
+    assert [name for name in unread(kinds) if not name.endswith(".type")] == []
+
+
+def test_a_setting_that_nobody_reads_is_found():
+    class Idle(Settings):
+        nobody_reads_this: int = 0
+
+    assert unread([Idle]) == ["Idle.nobody_reads_this"]
 
 
 @pytest.mark.parametrize("name", MOVES)
