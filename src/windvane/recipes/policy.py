@@ -86,7 +86,8 @@ def _write_note(folder: Path, result: TrainingResult, *, start: str, loss: LossS
         layout=f"{result.layout.name}: {result.layout.reason}",
     )
     (folder / NOTE).write_text(note.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    lines = (json.dumps(metrics) + "\n" for metrics in result.history)
+    # Sorted: the steps before a resume come back from a checkpoint in another order than they were logged in.
+    lines = (json.dumps(metrics, sort_keys=True) + "\n" for metrics in result.history)
     (folder / METRICS).write_text("".join(lines), encoding="utf-8")
 
 
