@@ -268,3 +268,37 @@ def test_reading_what_is_no_run_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match=r"Name the output_dir of a run"):
         RunDirectory.read(tmp_path / place)
+
+
+def test_a_run_that_has_done_nothing_that_takes_time_takes_another_configuration(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", Config(seed=1)) as run:
+        run.once("stage/queries", lambda: [Number(index=1, value=1)], Number)
+    with open_run(tmp_path / "run", Config(seed=2)) as run:
+        assert run.once("stage/queries", lambda: [Number(index=2, value=2)], Number) == [Number(index=2, value=2)]
+    assert "seed: 2" in (tmp_path / "run" / "config.yaml").read_text()
+    assert tree(tmp_path / "run") == tree(_fresh(tmp_path / "fresh"))
+
+
+def _fresh(root: Path) -> Path:
+    with open_run(root, Config(seed=2)) as run:
+        run.once("stage/queries", lambda: [Number(index=2, value=2)], Number)
+    return root
+
+
+@pytest.mark.parametrize("work", ["calls", "checkpoint", "folder"])
+def test_one_model_call_one_checkpoint_or_one_policy_is_enough_to_refuse_it(tmp_path: Path, work: str) -> None:
+    def make() -> list[Number]:
+        if work == "calls":
+            run.count("model_calls")
+        return [Number(index=1, value=1)]
+
+    with open_run(tmp_path / "run", Config(seed=1)) as run:
+        run.once("stage", make, Number)
+        if work == "folder":
+            run.folder("policy", lambda folder: None)
+    if work == "checkpoint":
+        (Layout(tmp_path / "run").scratch("policy") / "checkpoint-1").mkdir(parents=True)
+    before = tree(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match="another configuration"):
+        open_run(tmp_path / "run", Config(seed=2))
+    assert tree(tmp_path / "run") == before

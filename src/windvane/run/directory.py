@@ -79,7 +79,7 @@ class RunDirectory:
         configuration, is in use by another process, or cannot be written to. Nothing in it is touched then.
         """
         layout, team = Layout(Path(path)), team_of()
-        request = Request(layout, config, command, may_change)
+        request = Request(layout, config, command, may_change, alone=team.size == 1)
         check_may_change(request)
         console = console or Console(stderr=True)
         if not team.leads:

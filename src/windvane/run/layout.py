@@ -76,9 +76,14 @@ class Layout(NamedTuple):
         return self.machinery / "shards"
 
     @property
+    def all_scratch(self) -> Path:
+        """The checkpoints of all folder stages that are under way."""
+        return self.machinery / "scratch"
+
+    @property
     def leftovers(self) -> tuple[Path, ...]:
         """What a finished run has no use for."""
-        return (self.all_shards, self.machinery / "partial", self.machinery / "scratch", self.temporary)
+        return (self.all_shards, self.machinery / "partial", self.all_scratch, self.temporary)
 
     def records(self, stage: str) -> Path:
         """The records of a finished stage."""

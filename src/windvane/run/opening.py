@@ -8,10 +8,11 @@ from pydantic import ValidationError
 from windvane.config import Settings, differences, to_yaml
 from windvane.config.yaml_text import parse
 from windvane.errors import RunDirectoryError
-from windvane.run.files import AtomicFiles, ensure_folder
+from windvane.run.files import AtomicFiles, ensure_folder, remove_tree, sync_folder
 from windvane.run.layout import MACHINERY, Layout
 from windvane.run.lock import RunLock
 from windvane.run.provenance import Provenance, moved, take_provenance
+from windvane.run.stage import all_manifests
 from windvane.run.team import Team
 from windvane.run.view import RunView
 
@@ -23,6 +24,8 @@ class Request(NamedTuple):
     config: Settings
     command: str
     may_change: frozenset[str]
+    alone: bool
+    """Whether no other process takes part."""
 
 
 class Opening(NamedTuple):
@@ -81,6 +84,8 @@ def begin_or_resume(request: Request, files: AtomicFiles) -> Opening:
     """
     layout = request.layout
     now = take_provenance(request.command, getattr(request.config, "seed", None))
+    if layout.config.exists() and request.alone and _is_other_and_cost_nothing(request):
+        _forget(layout)
     if layout.config.exists():
         then = _read_provenance(layout)
         settings = check_same(request, then)
@@ -92,6 +97,34 @@ def begin_or_resume(request: Request, files: AtomicFiles) -> Opening:
     files.write(layout.provenance, [_provenance_text(now)])
     files.write(layout.config, [to_yaml(request.config).encode()])
     return Opening(False, [], [])
+
+
+def _is_other_and_cost_nothing(request: Request) -> bool:
+    """Tell whether a run with another configuration ended before it did anything that takes time.
+
+    So it is where a value was wrong: the model's name, say. To put it right must not take another directory.
+    """
+    layout = request.layout
+    then = _read_provenance(layout)
+    if then is None or then.command != request.command or not changes(request):
+        return False
+    folders = [manifest for manifest in all_manifests(layout).values() if manifest.files is not None]
+    return not any(RunView(layout.root).counts().values()) and not folders and not any(layout.all_scratch.rglob("*"))
+
+
+def _forget(layout: Layout) -> None:
+    """Delete what a run has made; its configuration goes first, so that a kill leaves a directory of no run."""
+    layout.config.unlink()
+    sync_folder(layout.root)
+    for stage in all_manifests(layout):
+        layout.records(stage).unlink(missing_ok=True)
+    for stage in all_manifests(layout):
+        for folder in layout.records(stage).relative_to(layout.root).parents:
+            if folder.name and (layout.root / folder).is_dir() and not any((layout.root / folder).iterdir()):
+                (layout.root / folder).rmdir()
+    layout.journal.unlink(missing_ok=True)
+    for machinery in (layout.manifests, *layout.leftovers):
+        remove_tree(machinery)
 
 
 def join(request: Request, team: Team) -> None:
@@ -124,17 +157,26 @@ def check_same(request: Request, then: Provenance | None) -> list[str]:
             f"{root} holds a run of {then.command}, not of {request.command}. "
             f"Choose another output_dir, or delete {root}."
         )
-    old = RunView(root).config()
-    new = parse(to_yaml(request.config), "the configuration").value
-    free = request.may_change | {"output_dir"}
-    changed = differences(_without(old, free), _without(new, free))
+    changed = changes(request)
     if changed:
         raise RunDirectoryError(
             f"{root} holds a run with another configuration (its value -> yours):\n"
             + "".join(f"  {line}\n" for line in changed)
             + f"Put the values back to go on with that run, or choose another output_dir, or delete {root}."
         )
-    return [line for line in differences(old, new) if not line.startswith("output_dir:")]
+    return [line for line in differences(*_both(request)) if not line.startswith("output_dir:")]
+
+
+def changes(request: Request) -> list[str]:
+    """Return the settings that differ from those of the run and may not, as ``name: its value -> yours``."""
+    free = request.may_change | {"output_dir"}
+    old, new = _both(request)
+    return differences(_without(old, free), _without(new, free))
+
+
+def _both(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    new = parse(to_yaml(request.config), "the configuration").value
+    return RunView(request.layout.root).config(), new
 
 
 def _without(values: Mapping[str, Any], free: Iterable[str], prefix: str = "") -> dict[str, Any]:
