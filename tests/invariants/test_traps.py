@@ -219,14 +219,16 @@ def test_sampler_scorer_and_trainer_see_the_same_system_message(sampled):
 
 
 def test_padding_with_the_end_token_trains_the_same(tmp_path):
-    """Masks, not ids, tell padding from text: the end of a response is learned although padding looks like it."""
+    """Masks, not ids, tell padding from text: ends of turns are seen and learned although padding looks like them."""
     tokenizer = tiny.tokenizer(pad_token="<|im_end|>")
     assert tokenizer.pad_token_id == END
+    turns = [EncodedPair((*p.prompt, END, 10), p.chosen, p.rejected) for p in (e.views["plain"] for e in examples(12))]
+    given = [TrainingExample(f"pair-{number}", {"plain": pair}) for number, pair in enumerate(turns)]
     for layout in ("shared", "plain"):
         same = LoadedModel(tiny.model(), tokenizer, ChatFormat(tokenizer), "tiny")
         assert_equal(
-            train(tmp_path / f"{layout}-end", model=same, layout=layout),
-            train(tmp_path / f"{layout}-pad", layout=layout),
+            train(tmp_path / f"{layout}-end", given=given, model=same, layout=layout),
+            train(tmp_path / f"{layout}-pad", given=given, layout=layout),
         )
 
 
@@ -320,9 +322,9 @@ def test_after_training_the_sampler_uses_the_new_weights_and_the_base_is_as_it_w
     before = bench.engine(base).generate(prompts, greedy)
     train(tmp_path, model=bench.take(base), learning_rate=3e-2, guards={"max_fall": None})
     policy = str(tmp_path / "policy")
+    assert bench.engine(base).generate(prompts, greedy) == before, "training changed weights that the bench still holds"
     after = bench.engine(policy).generate(prompts, greedy)
     assert after != before
-    assert bench.engine(base).generate(prompts, greedy) == before
     theirs = tiny.transformers.AutoModelForCausalLM.from_pretrained(policy)
     ids = torch.tensor([bench.engine(policy).chat.prompt_ids(prompts[0].messages)])
     out = theirs.generate(ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids))
