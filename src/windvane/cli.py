@@ -159,5 +159,7 @@ def main() -> None:
         _fail(str(error), 2)
     except RunFailed as error:
         _fail(f"{error}\nThe run is on file; the same command goes on from here.", 3)
-    except KeyboardInterrupt:
-        _fail("interrupted. The run is on file; the same command goes on from here.", 130)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:  # typer turns Ctrl-C into an exit without a word
+            raise
+        _fail("interrupted. What a run has finished is on file; the same command goes on from here.", 130)
