@@ -95,7 +95,7 @@ def pull(name: str, *, say: Callable[[str], None] | None = None) -> Path:
         if Path(source).is_dir():
             return Path(source)
         return _download(source, say)
-    near = difflib.get_close_matches(name, [entry.name for entry in available()], n=1, cutoff=0.7)
+    near = difflib.get_close_matches(name, [entry.name for entry in available()], n=1, cutoff=0.5)
     if "/" not in name:
         hint = f"Did you mean {near[0]}?" if near else "A hub name has the form owner/model."
         raise ModelError(f"There is no model {name!r}. {hint}")

@@ -36,6 +36,11 @@ def read_and_split(
     if evaluation is None or evaluation.queries is not None:
         held_out = [] if evaluation is None else _own_held_out(evaluation)
         mine = leave_out(load_queries(source), held_out).queries
+        if not mine:
+            raise DataError(
+                f"every query of {source.path} is among the held-out ones, and those are not trained on: give other "
+                "queries, or other evaluation.queries."
+            )
     else:
         mine, held_out = _set_aside(load_queries(source), evaluation.holdout, seed=seed)
     return SplitQueries(split_queries(mine[:limit], parts=parts, seed=seed).parts, held_out)

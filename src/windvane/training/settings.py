@@ -1,10 +1,16 @@
 """What can be set about a training run."""
 
+from importlib.util import find_spec
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from windvane.config import Settings
+
+TRACKERS = (
+    "clearml", "codecarbon", "comet_ml", "dvclive", "mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+"""Trackers by the name that transformers and Python's import both have for them."""
 
 
 class LoraSettings(Settings):
@@ -95,6 +101,16 @@ class TrainingSettings(Settings):
     """What stops a run."""
     report_to: tuple[str, ...] = ()
     """Trackers that transformers knows, such as `wandb` and `tensorboard`."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _trackers_are_installed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in TRACKERS:
+                raise ValueError(f"{name!r} is no tracker that transformers knows; it is one of {', '.join(TRACKERS)}")
+            if find_spec(name) is None:
+                raise ValueError(f"{name!r} is not installed: pip install {name}, or leave it out")
+        return names
 
     def away_from_reference(self) -> "TrainingSettings":
         """Return these settings for a policy that does not start at its reference: without the step-0 check."""
