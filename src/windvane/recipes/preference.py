@@ -51,7 +51,8 @@ def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainRe
     may_change = frozenset({"training.guards"})  # limits that stop a run change no result
     with open_session(config, command="train", may_change=may_change, console=console) as session:
         run, _, reporter = session
-        pairs = run.once("pairs", lambda: load_preferences(config.preferences, limit=config.max_pairs), OfflinePair)
+        given = load_preferences(config.preferences, limit=config.max_pairs)
+        pairs = run.once("pairs", lambda: given, OfflinePair, inputs=given)
 
         trained = train_stage(
             session, "policy", pairs, encode_pair, config.loss, config.training, start=config.model, seed=config.seed

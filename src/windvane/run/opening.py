@@ -109,7 +109,11 @@ def _is_other_and_cost_nothing(request: Request) -> bool:
     if then is None or then.command != request.command or not changes(request):
         return False
     folders = [manifest for manifest in all_manifests(layout).values() if manifest.files is not None]
-    return not any(RunView(layout.root).counts().values()) and not folders and not any(layout.all_scratch.rglob("*"))
+    return (
+        not any(RunView(layout.root).counts().values())
+        and not folders
+        and not any(path.is_file() for path in layout.all_scratch.rglob("*"))
+    )
 
 
 def _forget(layout: Layout) -> None:
