@@ -1,0 +1,47 @@
+"""What a quick command must not pay for. Times vary from machine to machine; which modules are loaded does not."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "torch", "transformers", "tokenizers", "datasets", "pyarrow", "accelerate", "peft", "trl", "numpy", "pandas",
+    "datasketch", "safetensors", "jinja2", "huggingface_hub",
+)  # fmt: skip
+"""Each takes a tenth of a second or more, or brings one of those along."""
+
+
+def loaded(*arguments: str) -> set[str]:
+    """Return the top-level modules that a Python process has loaded when it ends, told by ``-X importtime``."""
+    done = subprocess.run([sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = (line for line in done.stderr.splitlines() if line.startswith("import time:"))
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_importing_the_package_loads_little_else() -> None:
+    """0.03 s on two slow cores; the limit set for it is 0.3 s."""
+    found = loaded("-c", "import windvane")
+    assert "windvane" in found
+    assert found.isdisjoint({*HEAVY, "pydantic", "typer", "rich", "yaml"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",), ("--version",), ("sso", "--help"), ("pairs", "--help"), ("select", "--help"), ("train", "--help"),
+        ("evaluate", "--help"), ("queries", "augment", "--help"), ("models", "pull", "--help"), ("show", "--help"),
+        ("doctor", "--help"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    """0.4 s on two slow cores; the limit set for it is 1 s."""
+    found = loaded("-m", "windvane", *arguments)
+    assert "typer" in found
+    assert found.isdisjoint(HEAVY)
+
+
+def test_a_name_is_imported_when_it_is_first_used() -> None:
+    assert "torch" in loaded("-c", "from windvane import losses")
