@@ -41,8 +41,9 @@ def margins(pairs: list[ScoredPair], policy: Path) -> list[float]:
 def test_sso_teaches_what_holds_for_other_queries(held_out: list[ScoredPair], model: Path, tmp_path: Path) -> None:
     """64 queries, 32 steps: 19 of 23 held-out pairs move the right way, by 8.8 nats on average; chance is half, by 0.
 
-    Breaks where chosen and rejected are exchanged, in the loss, the views or the reference: done on purpose in
-    `dpo_loss` (the margin's sign), it gives 3 of 23 and -8.6. Breaks, too, where the trained weights are not the saved ones.
+    Breaks where chosen and rejected are exchanged, in the loss, the views or the reference: with the margin's sign
+    turned on purpose in `dpo_loss`, 3 of 23 move the right way, by -8.6. Breaks, too, where the trained weights are
+    not the saved ones.
     """
     things = [f"the {kind} {noun}" for kind in ("red", "old", "big", "wet") for noun in small.NOUNS]
     queries = small.write_queries(tmp_path / "queries.jsonl", things)
