@@ -297,7 +297,9 @@ def test_one_model_call_one_checkpoint_or_one_policy_is_enough_to_refuse_it(tmp_
         if work == "folder":
             run.folder("policy", lambda folder: None)
     if work == "checkpoint":
-        (Layout(tmp_path / "run").scratch("policy") / "checkpoint-1").mkdir(parents=True)
+        checkpoint = Layout(tmp_path / "run").scratch("policy") / "checkpoint-1"
+        checkpoint.mkdir(parents=True)  # an empty folder is made before training, and is no work done
+        (checkpoint / "model.safetensors").write_bytes(b"weights")
     before = tree(tmp_path / "run")
     with pytest.raises(RunDirectoryError, match="another configuration"):
         open_run(tmp_path / "run", Config(seed=2))

@@ -290,9 +290,6 @@ def models_table(models: Sequence[Available]) -> Table:
     made = table("Models", "model", "state", "", "folder")
     for column in made.columns:
         column.justify = "left"
-    for column in (made.columns[0], made.columns[3]):  # what a reader copies stays in one piece, where there is room
-        column.no_wrap, column.overflow = True, "fold"
-    made.columns[1].min_width, made.columns[2].min_width = 5, 10
     for model in models:
         folder = MISSING if model.folder is None else str(model.folder)
         made.add_row(plain(model.name, style="bold"), plain(model.state), plain(model.description), plain(folder))
