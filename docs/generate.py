@@ -29,7 +29,7 @@ def config_page() -> str:
     from windvane.recipes.pairs import PairsConfig
     from windvane.recipes.preference import TrainConfig
     from windvane.recipes.select import SelectConfig
-    from windvane.recipes.sso import SSOConfig
+    from windvane.recipes.sso_config import SSOConfig
 
     configs: list[tuple[str, type[Settings], str]] = [
         ("sso", SSOConfig, "Align a model by SSO: `sso.yaml`, `sso-generator.yaml` and `pbaa.yaml` in examples/."),
@@ -98,12 +98,41 @@ def _usage(param: Any) -> str:
     return param.opts[0] if param.is_flag else f"{param.opts[0]} {_word(param)}"
 
 
+def readme() -> str:
+    """Return the README with its table of settings as the code has them: one line for each setting of an SSO run."""
+    from windvane.recipes.sso_config import SSOConfig
+
+    before, rest = README.read_text(encoding="utf-8").split(_BEGIN)
+    after = rest.split(_END)[1]
+    rows = [
+        f"| `{name}` | {_brief_default(field)} | {' '.join((field.description or '').split())} |"
+        for name, field in SSOConfig.model_fields.items()
+    ]
+    return "\n".join(
+        [f"{before}{_BEGIN}", "| key | default | meaning |", "| --- | --- | --- |", *rows, f"{_END}{after}"]
+    )
+
+
+def _brief_default(field: Any) -> str:
+    """Return a default in a few characters: a value as it is, of a group only its type."""
+    from windvane.config import Settings
+
+    if field.is_required():
+        return "required"
+    if isinstance(field.default, Settings):
+        return f"`{{type: {field.default.type}}}`" if hasattr(field.default, "type") else "a group"
+    return "`null`" if field.default is None else f"`{field.default}`"
+
+
+README = FOLDER.parent / "README.md"
+_BEGIN, _END = "<!-- settings -->", "<!-- /settings -->"
 PAGES = (Page("config.md", config_page), Page("cli.md", cli_page))
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
     """Return the names of the generated files that are missing or do not say what the code says."""
-    return [page.name for page in PAGES if not _same(folder / page.name, page.text())]
+    pages = [page.name for page in PAGES if not _same(folder / page.name, page.text())]
+    return pages if folder != FOLDER or _same(README, readme()) else [*pages, README.name]
 
 
 def _same(path: Path, text: str) -> bool:
@@ -114,6 +143,8 @@ def write(folder: Path = FOLDER) -> None:
     """Write every generated file."""
     for page in PAGES:
         (folder / page.name).write_text(page.text(), encoding="utf-8")
+    if folder == FOLDER:
+        README.write_text(readme(), encoding="utf-8")
 
 
 def main() -> None:

@@ -132,6 +132,12 @@ SETTINGS = {
     "SSO's loss in generator mode": (
         ["mode=generator", "generator={}", "loss={type: sso}"], ["base loss", "ipo"],
     ),
+    "the first model as reference of a loss without one": (
+        ["reference=initial", "loss={type: simpo}"], ["reference: initial", "simpo"],
+    ),
+    "the first model as reference, and a copy of the last": (
+        ["reference=initial", "training.reference=frozen"], ["frozen", "scored"],
+    ),
     "an unknown loss": (["loss.type=dop"], ["dop", "dpo"]),
     "an unknown parameter of a loss": (["loss.betta=0.1"], ["betta", "beta"]),
     "simpo's gamma on ipo": (["loss.gamma=0.5"], ["loss.gamma"]),

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from windvane.config import Settings
 from windvane.evaluation.drift import DriftLimits
-from windvane.losses import LossSettings, SsoGeneratorSettings, SsoSettings
+from windvane.losses import LossSettings, SsoGeneratorSettings, SsoSettings, make_objective
 from windvane.recipes.compare import HeldOutEvaluation
 from windvane.recipes.contrast import ContrastConfig
 from windvane.selection import SteeringFilterSettings
@@ -60,5 +60,16 @@ class SSOConfig(ContrastConfig):
         if self.mode == "generator" and isinstance(self.loss, SsoSettings):
             raise ValueError(
                 "generator mode trains the policy with a base loss alone: set loss.type to ipo, dpo or another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> Self:
+        if self.reference == "initial" and not make_objective(self.loss).needs_reference:
+            raise ValueError(f"reference: initial has no effect, as a loss of type {self.loss.type} reads no reference")
+        if self.reference == "initial" and self.training.reference != "scored":
+            raise ValueError(
+                f"training.reference: {self.training.reference} takes the policy that an iteration begins with as the "
+                "reference, and reference: initial the first model: set training.reference to scored"
             )
         return self

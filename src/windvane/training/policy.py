@@ -65,6 +65,11 @@ def train_policy(
 
     Raises `ConfigError` and `DataError` before anything is computed, `TrainingDiverged` where a guard stops the run.
     """
+    if settings.reference != "scored" and not objective.needs_reference:
+        raise ConfigError(
+            f"training.reference is {settings.reference}, but this loss reads no reference: leave it at scored, which "
+            "then scores nothing"
+        )
     given = check_examples(list(examples), objective.views)
     _check_lengths(given, loaded, settings.max_length)
     check_data(given, settings.guards, end_ids=loaded.stop_ids)
