@@ -10,7 +10,8 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.selection.samples import scored, steered
+from tests.selection.samples import completion, scored, steered
+from windvane.judging.rules import Shorter
 from windvane.selection import Selection, SteeringFilterSettings, steering_filter
 from windvane.types import ScoredPair
 
@@ -192,3 +193,16 @@ def test_a_higher_quantile_never_lets_more_through(pairs: list[ScoredPair]) -> N
         for q in (0.0, 0.3, 0.6, 0.9)
     ]
     assert all(later <= earlier for earlier, later in itertools.pairwise(kept))
+
+
+def test_the_rule_keeps_pairs_whose_good_side_is_better_and_shows_both_scores() -> None:
+    plain, fine = completion("two words"), (-1.0, -2.0, -3.0, -1.5, -2.5, -3.5)
+    pairs = [
+        scored("better", fine, chosen=plain, rejected=completion("now three words")),
+        scored("worse", fine, chosen=completion("now three words"), rejected=plain),
+        scored("tie", fine, chosen=plain, rejected=completion("other words")),
+    ]
+    selection = steering_filter(pairs, OFF.model_copy(update={"rule": Shorter()}))
+    assert ids(selection) == ["better"]
+    assert reasons(selection) == {"worse": "rule", "tie": "rule"}
+    assert [record.detail for record in selection.dropped] == ["y⁺ -3 ≤ y⁻ -2", "y⁺ -2 ≤ y⁻ -2"]

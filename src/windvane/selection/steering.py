@@ -12,8 +12,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from windvane.config import Settings
+from windvane.judging.rules import Rule, RuleSettings
 from windvane.selection.result import Selection
-from windvane.types import Dropped, PairScores, ScoredPair
+from windvane.types import Dropped, PairScores, Query, ScoredPair
 
 ThresholdRule = Literal["mean"] | Annotated[float, Field(ge=0, lt=1)] | None
 """How a threshold is found among the pairs that are left: their mean, a quantile of theirs (0.25), or no such step."""
@@ -22,6 +23,9 @@ ThresholdRule = Literal["mean"] | Annotated[float, Field(ge=0, lt=1)] | None
 class SteeringFilterSettings(Settings):
     """The steps of the steering filter, in their order; each looks at what the steps before it have left."""
 
+    rule: RuleSettings | None = None
+    """Keep a pair only if its y⁺ is better than its y⁻ by this rule; null asks none. Not in the paper: for principles
+    whose effect a rule can tell, and that a small model follows only now and then."""
     ordering: bool = True
     """Keep a pair only if each response is likelier under its own principle than under none, and under none than
     under the opposite one: the principles steer, and in opposite ways."""
@@ -46,7 +50,8 @@ def gap_rejected(scores: PairScores) -> float:
 def steering_filter(scored: Sequence[ScoredPair], settings: SteeringFilterSettings) -> Selection:
     """Return the pairs that pass every step, and the others with the first step that they fail.
 
-    Steps: ``not_finite`` (always: a log-probability that is no finite number), ``ordering``, ``on_policy``, ``gap``.
+    Steps: ``not_finite`` (always: a log-probability that is no finite number), ``rule``, ``ordering``, ``on_policy``,
+    ``gap``.
     Thresholds are taken over the pairs that the steps before have left, as in the authors' code; a pair at a mean
     passes ``on_policy`` and fails ``gap`` (theirs compares with ``>=`` there and ``>`` here), a pair at a quantile
     passes either. Kept and dropped pairs stay in the given order, and who is kept does not depend on that order: the
@@ -54,6 +59,9 @@ def steering_filter(scored: Sequence[ScoredPair], settings: SteeringFilterSettin
     """
     kept, dropped = _part(scored, "not_finite", _check_finite)
     thresholds: dict[str, float] = {}
+    if settings.rule is not None:
+        kept, more = _part_by_rule(kept, settings.rule)
+        dropped += more
     if settings.ordering:
         kept, more = _part(kept, "ordering", _check_ordering)
         dropped += more
@@ -117,6 +125,20 @@ def _part(scored: Sequence[ScoredPair], reason: str, check: Check) -> tuple[list
             kept.append(pair)
         else:
             dropped.append(Dropped(id=pair.pair.id, reason=reason, detail=detail))
+    return kept, dropped
+
+
+def _part_by_rule(scored: Sequence[ScoredPair], rule: Rule) -> tuple[list[ScoredPair], list[Dropped]]:
+    kept: list[ScoredPair] = []
+    dropped: list[Dropped] = []
+    for one in scored:
+        pair = one.pair
+        query = Query(id=pair.id, messages=pair.prompt, source=pair.source)
+        chosen, rejected = rule.score(pair.chosen, query), rule.score(pair.rejected, query)
+        if chosen > rejected:
+            kept.append(one)
+        else:
+            dropped.append(Dropped(id=pair.id, reason="rule", detail=f"y⁺ {chosen:.4g} ≤ y⁻ {rejected:.4g}"))
     return kept, dropped
 
 
