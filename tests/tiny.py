@@ -52,7 +52,12 @@ _COMMON = {
 FAMILIES: dict[str, dict[str, object]] = {
     "llama": {},
     "qwen3": {},
-    "gemma2": {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 20.0, "sliding_window": 4096, "query_pre_attn_scalar": 8},
+    "gemma2": {
+        "final_logit_softcapping": 5.0,
+        "attn_logit_softcapping": 20.0,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 8,
+    },
     "granite": {"logits_scaling": 3.0},
     "gpt_neox": {},
     "mamba2": {},
@@ -64,8 +69,9 @@ def model(family: str = "llama", *, seed: int = 0, **changes: object) -> PreTrai
     if family == "gpt_neox":
         options = {key: value for key, value in _COMMON.items() if key not in ("num_key_value_heads", "head_dim")}
     elif family == "mamba2":
+        shared = ("vocab_size", "hidden_size", "num_hidden_layers", "pad_token_id", "bos_token_id", "eos_token_id")
         options = {
-            **{key: _COMMON[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "pad_token_id", "bos_token_id", "eos_token_id")},
+            **{key: _COMMON[key] for key in shared},
             "num_heads": 8, "head_dim": 8, "state_size": 16, "n_groups": 1, "chunk_size": 16,
         }  # fmt: skip
     else:

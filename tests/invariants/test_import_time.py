@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-HEAVY = (
+HEAVY = frozenset((
     "torch", "transformers", "tokenizers", "datasets", "pyarrow", "accelerate", "peft", "trl", "numpy", "pandas",
     "datasketch", "safetensors", "jinja2", "huggingface_hub",
-)  # fmt: skip
+))  # fmt: skip
 """Each takes a tenth of a second or more, or brings one of those along."""
 
 
@@ -44,4 +45,18 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
 
 
 def test_a_name_is_imported_when_it_is_first_used() -> None:
-    assert "torch" in loaded("-c", "from windvane import losses")
+    assert "torch" in loaded("-c", "from windvane import PreferenceTrainer")
+
+
+@pytest.mark.parametrize("command", ["sso", "pairs", "select", "train", "evaluate", "queries augment"])
+def test_a_wrong_configuration_is_said_at_once(command: str, tmp_path: Path) -> None:
+    """Below 1 s on two slow cores: no model is loaded, so nothing that models need is, either."""
+    config = tmp_path / "wrong.yaml"
+    config.write_text("no_such_key: 1\n", encoding="utf-8")
+    script = "import sys; from windvane.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command.split(), str(config)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "no_such_key is not a key" in done.stderr
+    assert {name.partition(".")[0] for name in done.stdout.split()}.isdisjoint(HEAVY - {"jinja2", "safetensors"})

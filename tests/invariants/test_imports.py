@@ -34,6 +34,13 @@ LIGHT = (
     "windvane.data",
     "windvane.judging",
     "windvane.cli",
+    "windvane.losses",
+    "windvane.selection",
+    "windvane.training.settings",
+    *(
+        f"windvane.recipes.{name}"
+        for name in ("sso_config", "sso", "pairs", "select", "preference", "evaluate", "augment")
+    ),
 )
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft")
 

@@ -247,7 +247,7 @@ def test_a_finished_run_loads_no_model_and_does_nothing_again(direct: Ran, monke
     before = {
         path: path.read_bytes() for path in sorted(direct.result.run.rglob("*.jsonl")) if path.name != "journal.jsonl"
     }
-    monkeypatch.setattr("windvane.engines.workbench.load_model", refuse)
+    monkeypatch.setattr("windvane.engines.models.load_model", refuse)
     again = run_sso(direct.config, console=small.QUIET)
     assert again.policy == direct.result.policy
     assert again.evaluation == direct.result.evaluation

@@ -7,7 +7,8 @@ from tests import tiny
 from tests.training.pairs import ALL_VIEWS, END, examples
 from windvane.data import OfflinePair
 from windvane.engines.chat import ChatFormat
-from windvane.engines.logprobs import SequenceLogprobs, choose_layout
+from windvane.engines.logprobs import choose_layout
+from windvane.engines.sums import SequenceLogprobs
 from windvane.errors import DataError
 from windvane.training import encode_pair, encode_steering_pair, join_reference, score_reference
 from windvane.training.examples import check_examples, make_batch

@@ -18,29 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from windvane.engines.rows import ResponseGroup, Rows, plain_rows, shared_prefix_rows
+from windvane.engines.sums import SequenceLogprobs
 
 DEFAULT_CHUNK = 1024
 """Positions whose logits are turned into log-probabilities at once."""
 
 LayoutName = Literal["shared", "plain"]
-
-
-class SequenceLogprobs(NamedTuple):
-    """Log-probabilities of responses."""
-
-    sum: Tensor
-    """[responses] float32, nats."""
-    tokens: Tensor
-    """[responses] int64, response tokens."""
-
-    @property
-    def mean(self) -> Tensor:
-        """[responses], nats per response token."""
-        return self.sum / self.tokens
-
-    def to(self, device: torch.device | str) -> SequenceLogprobs:
-        """Return the same numbers on `device`."""
-        return SequenceLogprobs(self.sum.to(device), self.tokens.to(device))
 
 
 class Layout(NamedTuple):

@@ -1,15 +1,21 @@
 """Holds the one local model that a recipe works with at the moment, loaded when it is first needed."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from windvane.engines.chat import ChatFormat
-from windvane.engines.local import LocalEngine
-from windvane.engines.models import LoadedModel, load_model
+from windvane.engines.identity import model_identity
 from windvane.engines.protocols import Advance, no_progress
 from windvane.engines.settings import EngineSettings
 from windvane.types import Completion, Logprob, Prompt, Sampling, ScoreRequest
+
+if TYPE_CHECKING:
+    from windvane.engines.local import LocalEngine
+    from windvane.engines.models import LoadedModel
 
 Count = Callable[[str, int], None]
 """Adds to a counter by name, such as `RunDirectory.count`."""
@@ -29,13 +35,22 @@ class Workbench:
         self._reference: str | None = None
         self._held: LocalEngine | None = None
 
-    def engine(self, reference: str | Path) -> "BenchEngine":
+    def engine(self, reference: str | Path) -> BenchEngine:
         """Return the engine of a model, by its folder or name; nothing is loaded yet."""
         return BenchEngine(self, str(reference), self._count)
+
+    def identity(self, reference: str | Path) -> tuple[str, ...]:
+        """Return what tells a model from the one that was there before: an input of every stage that works with it."""
+        template = self._settings.template_file
+        texts = () if template is None or not template.is_file() else (template.read_text(encoding="utf-8"),)
+        return (model_identity(str(reference)), *texts)
 
     def load(self, reference: str) -> LocalEngine:
         """Return the engine with its model in memory, in place of any other."""
         if self._held is None or self._reference != reference:
+            from windvane.engines.local import LocalEngine  # torch: not before a model is needed
+            from windvane.engines.models import load_model
+
             self.clear()
             self._say(f"loading {reference}")
             self._held = LocalEngine(load_model(reference, self._settings), self._settings)

@@ -3,7 +3,7 @@
 Each loss has its settings beside it; `make_objective` turns settings into an `Objective` for a trainer.
 """
 
-from windvane.engines.logprobs import SequenceLogprobs
+from windvane.engines.sums import SequenceLogprobs
 from windvane.losses.dpo import (
     CdpoSettings,
     DpoSettings,

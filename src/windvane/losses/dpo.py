@@ -1,18 +1,21 @@
 """DPO and its two treatments of labels that are wrong with a known rate."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import Field
-from torch import Tensor
 
-from windvane.losses.logprobs import PairLossSettings
+from windvane.losses.logprobs import PairLossSettings, log_sigmoid
 from windvane.selection.margins import PairLogprobs, implicit_reward_margin
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def dpo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
     """DPO, ``-log σ(β·m)`` with the implicit reward margin m: Eq. 7 of arXiv:2305.18290. [pairs]; ln 2 at π = π_ref."""
-    return -F.logsigmoid(beta * implicit_reward_margin(policy, reference))
+    return -log_sigmoid(beta * implicit_reward_margin(policy, reference))
 
 
 def cdpo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smoothing: float) -> Tensor:
@@ -21,7 +24,7 @@ def cdpo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, lab
     From Mitchell's note on DPO with noisy labels; least where ``σ(β·m) = 1-ε``, so the margin stops growing there.
     """
     logit = beta * implicit_reward_margin(policy, reference)
-    return -(1 - label_smoothing) * F.logsigmoid(logit) - label_smoothing * F.logsigmoid(-logit)
+    return -(1 - label_smoothing) * log_sigmoid(logit) - label_smoothing * log_sigmoid(-logit)
 
 
 def robust_dpo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smoothing: float) -> Tensor:
@@ -30,7 +33,7 @@ def robust_dpo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: floa
     An unbiased estimate of DPO's loss on clean labels where a share ε < ½ of them is flipped. It is not bounded below.
     """
     logit = beta * implicit_reward_margin(policy, reference)
-    clean, flipped = -F.logsigmoid(logit), -F.logsigmoid(-logit)
+    clean, flipped = -log_sigmoid(logit), -log_sigmoid(-logit)
     return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)
 
 

@@ -1,12 +1,16 @@
 """IPO: regress the margin to a target instead of pushing it to infinity."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from windvane.losses.logprobs import PairLossSettings
 from windvane.selection.margins import PairLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ipo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:

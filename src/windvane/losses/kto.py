@@ -1,13 +1,16 @@
 """KTO on pairs: each response is judged against what the policy does to a response on average."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import Field
-from torch import Tensor
 
 from windvane.losses.logprobs import PairLossSettings
 from windvane.selection.margins import PairLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def kto_pair_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
@@ -23,8 +26,8 @@ def kto_pair_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float)
     rejected = policy.rejected.sum - reference.rejected.sum
     chosen_point = chosen.detach().mean().clamp(min=0)
     rejected_point = rejected.detach().mean().clamp(min=0)
-    gain = torch.sigmoid(beta * (rejected_point - chosen))  # 1 - σ(a) = σ(-a), without the cancellation
-    loss = torch.sigmoid(beta * (rejected - chosen_point))
+    gain = (beta * (rejected_point - chosen)).sigmoid()  # 1 - σ(a) = σ(-a), without the cancellation
+    loss = (beta * (rejected - chosen_point)).sigmoid()
     return (gain + loss) / 2
 
 

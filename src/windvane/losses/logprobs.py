@@ -4,19 +4,23 @@ Dividing by a length and picking a view happen in the losses alone; the numbers 
 counts of response tokens.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
-from torch import Tensor
 
 from windvane.config import Settings
 from windvane.selection.margins import PairLogprobs
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 View = Literal["plain", "good", "bad"]
 """One pair under one prompt: ``plain`` is (y⁺, y⁻) under x, ``good`` (y⁺, y⁻) under x⁺, ``bad`` (yᵒ, y⁺) under x⁻."""
 
-PairLoss = Callable[[PairLogprobs, Any], Tensor]
+PairLoss = Callable[[PairLogprobs, Any], "Tensor"]
 """``L(x; chosen ≻ rejected)``: takes the policy's and the reference's log-probabilities, returns one loss per pair.
 
 The second argument is a `PairLogprobs`, or None for a loss that has no reference.
@@ -44,6 +48,13 @@ class GuidedLogprobs(Protocol):
     @property
     def bad(self) -> PairLogprobs:
         """chosen yᵒ, rejected y⁺, given x⁻"""
+
+
+def log_sigmoid(logit: Tensor) -> Tensor:
+    """Return ``log σ(x)`` without overflow. The one place here that calls torch; all else is a tensor's own methods."""
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(logit)
 
 
 def chosen_nll(policy: PairLogprobs) -> Tensor:

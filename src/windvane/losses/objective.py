@@ -1,12 +1,13 @@
 """From settings to an objective: which views of a pair it needs, and one loss per pair."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
 from pydantic import Field
-from torch import Tensor
 
 from windvane.losses.dpo import CdpoSettings, DpoSettings, RobustDpoSettings
 from windvane.losses.ipo import IpoSettings
@@ -18,6 +19,9 @@ from windvane.losses.slic import SlicSettings
 from windvane.losses.sppo import SppoSettings
 from windvane.losses.sso import BaseLossSettings, SsoGeneratorSettings, SsoSettings, sso_generator_loss, sso_loss
 from windvane.selection.margins import PairLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LossSettings = Annotated[
     DpoSettings

@@ -1,16 +1,18 @@
 """ORPO: supervised fine-tuning with a penalty on the odds of the rejected response, and no reference."""
 
-import math
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal
+
 from pydantic import Field
-from torch import Tensor
 
 from windvane.config import Settings
-from windvane.losses.logprobs import chosen_nll
+from windvane.losses.logprobs import chosen_nll, log_sigmoid
 from windvane.selection.margins import PairLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CERTAIN = -1e-6
 """Nats per token above which a response counts as certain; its odds would be infinite at 0."""
@@ -25,11 +27,9 @@ def log_odds(mean_logprob: Tensor) -> Tensor:
     bounded = mean_logprob.clamp(max=CERTAIN)
     likely = bounded > -math.log(2)
     # Each branch is fed a value it is safe for, as the unused branch of `where` still takes part in the gradient.
-    log_rest = torch.where(
-        likely,
-        torch.log(-torch.expm1(torch.where(likely, bounded, -1.0))),
-        torch.log1p(-torch.exp(torch.where(likely, -1.0, bounded))),
-    )
+    by_expm1 = (-bounded.where(likely, -1.0).expm1()).log()
+    by_log1p = (-bounded.where(~likely, -1.0).exp()).log1p()
+    log_rest = by_expm1.where(likely, by_log1p)
     return mean_logprob - log_rest
 
 
@@ -39,7 +39,7 @@ def orpo_loss(policy: PairLogprobs, *, beta: float) -> Tensor:
     β is the paper's λ. NLL is per response token; TRL's also teaches the prompt, which the paper does not.
     """
     ratio = log_odds(policy.chosen.mean) - log_odds(policy.rejected.mean)
-    return chosen_nll(policy) - beta * F.logsigmoid(ratio)
+    return chosen_nll(policy) - beta * log_sigmoid(ratio)
 
 
 class OrpoSettings(Settings):

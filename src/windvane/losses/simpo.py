@@ -1,18 +1,21 @@
 """SimPO: the average log-probability as reward, and no reference."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, ClassVar, Literal
+
 from pydantic import Field
-from torch import Tensor
 
-from windvane.losses.logprobs import PairLossSettings
+from windvane.losses.logprobs import PairLossSettings, log_sigmoid
 from windvane.selection.margins import PairLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def simpo_loss(policy: PairLogprobs, *, beta: float, gamma: float) -> Tensor:
     """SimPO, ``-log σ(β·(mean_logp(y_c|x) - mean_logp(y_r|x)) - γ)``: Eq. 6 of arXiv:2405.14734. [pairs]"""
-    return -F.logsigmoid(beta * (policy.chosen.mean - policy.rejected.mean) - gamma)
+    return -log_sigmoid(beta * (policy.chosen.mean - policy.rejected.mean) - gamma)
 
 
 class SimpoSettings(PairLossSettings):

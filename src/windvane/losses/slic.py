@@ -1,13 +1,16 @@
 """SLiC: a hinge on the margin."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import Field
-from torch import Tensor
 
 from windvane.losses.logprobs import PairLossSettings
 from windvane.selection.margins import PairLogprobs, implicit_reward_margin
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def slic_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
@@ -16,7 +19,7 @@ def slic_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> 
     SLiC-HF (arXiv:2305.10425) has the hinge ``max(0, δ - log π(y_c|x) + log π(y_r|x))`` on the policy alone: δ times
     this one with a reference of zeros and β = 1/δ. Its regularisation towards the chosen text is `nll_weight`.
     """
-    return torch.relu(1 - beta * implicit_reward_margin(policy, reference))
+    return (1 - beta * implicit_reward_margin(policy, reference)).relu()
 
 
 class SlicSettings(PairLossSettings):

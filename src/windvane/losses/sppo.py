@@ -1,12 +1,16 @@
 """SPPO: each response's log-ratio is regressed to its own target."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from windvane.losses.logprobs import PairLossSettings
 from windvane.selection.margins import PairLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sppo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:

@@ -4,11 +4,11 @@ Version 1 adds to the base loss on a pair what keeps the pair's source honest: u
 preferred, and under the bad one the plain answer yᵒ to y⁺. Version 2 trains a data generator on those two terms alone.
 """
 
-from typing import Annotated, Literal, Self
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from windvane.config import Settings
 from windvane.losses.dpo import CdpoSettings, DpoSettings, RobustDpoSettings
@@ -20,6 +20,9 @@ from windvane.losses.simpo import SimpoSettings
 from windvane.losses.slic import SlicSettings
 from windvane.losses.sppo import SppoSettings
 from windvane.selection.margins import PairLogprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WeightScope = Literal["steering", "all", "none"]
 """What W multiplies: the steering term G (the authors' released code), the whole loss (their equation), or nothing."""
@@ -33,7 +36,7 @@ def on_policy_weight(plain: PairLogprobs, *, alpha: float) -> Tensor:
 
     Near 1 where the pair is far from what the policy would say without a principle, ½ where it is certain.
     """
-    return torch.sigmoid(-(alpha * plain.chosen.mean + (1 - alpha) * plain.rejected.mean))
+    return (-(alpha * plain.chosen.mean + (1 - alpha) * plain.rejected.mean)).sigmoid()
 
 
 def sso_loss(

@@ -1,19 +1,19 @@
 """Training as a stage of a run: pairs in, a policy folder out."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from windvane.engines.chat import ChatFormat
 from windvane.losses import LossSettings, make_objective
 from windvane.recipes.session import Session
-from windvane.run import RunDirectory
-from windvane.training import TrainingExample, TrainingResult, TrainingSettings, train_policy
 from windvane.types import Record
+
+if TYPE_CHECKING:
+    from windvane.training import TrainingExample, TrainingResult, TrainingSettings
 
 Item = TypeVar("Item", bound=Record)
 
@@ -58,6 +58,9 @@ def train_stage(
     run, bench, _ = session
 
     def build(folder: Path) -> None:
+        from windvane.training.policy import train_policy  # torch: not before there is something to train
+        from windvane.training.progress import StepBar
+
         loaded = bench.take(start)
         result = train_policy(
             loaded,
@@ -67,12 +70,12 @@ def train_stage(
             output=folder,
             checkpoints=run.scratch(stage),
             seed=seed,
-            callbacks=[_StageBar(run)],
+            callbacks=[StepBar(run.progress, run.advance)],
         )
         if run.is_main:
             _write_note(folder, result, start=start, loss=loss, pairs=len(items))
 
-    folder = run.folder(stage, build, inputs=items)
+    folder = run.folder(stage, build, inputs=(items, bench.identity(start)))
     return TrainedPolicy(folder, TrainingNote.from_json((folder / NOTE).read_text(encoding="utf-8")))
 
 
@@ -89,25 +92,3 @@ def _write_note(folder: Path, result: TrainingResult, *, start: str, loss: LossS
     # Sorted: the steps before a resume come back from a checkpoint in another order than they were logged in.
     lines = (json.dumps(metrics, sort_keys=True) + "\n" for metrics in result.history)
     (folder / METRICS).write_text("".join(lines), encoding="utf-8")
-
-
-class _StageBar(TrainerCallback):
-    """Shows the optimizer steps on the run's own progress bar."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
-        self._open = ExitStack()
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        """Open the bar at the step that training resumes from."""
-        self._open.enter_context(self._run.progress("training", state.max_steps, done=state.global_step))
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Move the bar."""
-        self._run.advance()
-
-    def close(self) -> None:
-        """Close the bar, also where training failed."""
-        self._open.close()

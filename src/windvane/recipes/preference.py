@@ -6,12 +6,13 @@ from typing import NamedTuple, Self
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from windvane import training
 from windvane.data import OfflinePair, PreferenceSource, load_preferences
 from windvane.losses import DpoSettings, LossSettings, SsoGeneratorSettings, SsoSettings
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.report import write_summary
 from windvane.recipes.session import ModelRunConfig, open_session
-from windvane.training import TrainingSettings, encode_pair
+from windvane.training.settings import TrainingSettings
 
 
 class TrainConfig(ModelRunConfig):
@@ -50,12 +51,18 @@ def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainRe
     """Train on preference pairs; see `run_sso` for consoles and errors."""
     may_change = frozenset({"training.guards"})  # limits that stop a run change no result
     with open_session(config, command="train", may_change=may_change, console=console) as session:
-        run, _, reporter = session
+        run, bench, reporter = session
         given = load_preferences(config.preferences, limit=config.max_pairs)
-        pairs = run.once("pairs", lambda: given, OfflinePair, inputs=given)
-
+        pairs = run.once("pairs", lambda: given, OfflinePair, inputs=(given, bench.identity(config.model)))
         trained = train_stage(
-            session, "policy", pairs, encode_pair, config.loss, config.training, start=config.model, seed=config.seed
+            session,
+            "policy",
+            pairs,
+            training.encode_pair,
+            config.loss,
+            config.training,
+            start=config.model,
+            seed=config.seed,
         )
         write_summary(
             run,

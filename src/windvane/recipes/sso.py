@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from windvane import training
 from windvane.evaluation.drift import check_drift
 from windvane.evaluation.policy import Evaluation
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
@@ -22,7 +23,6 @@ from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.report import write_summary
 from windvane.recipes.session import Session, open_session
 from windvane.recipes.sso_config import MAY_CHANGE, GeneratorSettings, SSOConfig
-from windvane.training import encode_steering_pair
 from windvane.types import Query, ScoredPair
 
 
@@ -97,13 +97,13 @@ def iterate(
     signal = signal_statistics(contrast.scored, [scored.pair.id for scored in selection.kept], rule)
     check_drift(first or signal, signal, config.drift)
     pairs: Sequence[ScoredPair] = selection.kept
-    training = config.training
+    settings = config.training
     if config.reference == "initial" and policy != config.model:
         kept = [scored.pair for scored in selection.kept]
         pairs = score_with(session, f"{stage}/reference", kept, model=config.model, shard_size=config.shard_size)
-        training = training.away_from_reference()
+        settings = settings.away_from_reference()
     trained = train_stage(
-        session, f"{stage}/policy", pairs, encode_steering_pair, config.loss, training,
+        session, f"{stage}/policy", pairs, training.encode_steering_pair, config.loss, settings,
         start=policy, seed=config.seed,
     )  # fmt: skip
     reasons = Counter(record.reason for record in (*contrast.dropped, *selection.dropped))
@@ -124,7 +124,7 @@ def train_generator(
     contrast = make_contrast_pairs(session, stage, some, config, sampler=policy, scorer=policy)
     kept = select_pairs(session, stage, contrast.scored, config.selection).kept
     trained = train_stage(
-        session, f"{stage}/policy", kept, encode_steering_pair, generator.loss, generator.training,
+        session, f"{stage}/policy", kept, training.encode_steering_pair, generator.loss, generator.training,
         start=policy, seed=config.seed,
     )  # fmt: skip
     return str(trained.folder)

@@ -10,7 +10,7 @@ from windvane.losses import LossSettings, SsoGeneratorSettings, SsoSettings, mak
 from windvane.recipes.compare import HeldOutEvaluation
 from windvane.recipes.contrast import ContrastConfig
 from windvane.selection import SteeringFilterSettings
-from windvane.training import TrainingSettings
+from windvane.training.settings import TrainingSettings
 
 MAY_CHANGE = frozenset({"drift", "training.guards"})
 """Limits that stop a run may be set otherwise when it is resumed: they change no result."""

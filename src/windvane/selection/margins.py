@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from windvane.engines.logprobs import SequenceLogprobs
+    from windvane.engines.sums import SequenceLogprobs
 
 
 class PairLogprobs(NamedTuple):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from windvane.data import OfflinePair
 from windvane.engines.chat import ChatFormat, with_system
-from windvane.engines.logprobs import Layout, SequenceLogprobs
+from windvane.engines.logprobs import Layout
 from windvane.engines.rows import ResponseGroup, Rows
+from windvane.engines.sums import SequenceLogprobs
 from windvane.errors import DataError
 from windvane.losses import PairLogprobs, View
 from windvane.types import Completion, Message, Pair, ScoredPair

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _SHOWN = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.2f}", "margin": "margin {:+.3f}"}
+
+
+class OpenBar(Protocol):
+    """What `RunDirectory.progress` is."""
+
+    def __call__(self, label: str, total: int, *, done: int) -> AbstractContextManager[None]:
+        """Show a bar of `total` steps, `done` of which need not be done again, until the context ends."""
 
 
 class RichProgress(TrainerCallback):
@@ -55,6 +64,26 @@ class RichProgress(TrainerCallback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class StepBar(TrainerCallback):
+    """Shows the optimizer steps on a bar that somebody else draws, such as that of a run directory."""
+
+    def __init__(self, open_bar: OpenBar, advance: Callable[[], None]) -> None:
+        self._open_bar, self._advance = open_bar, advance
+        self._open = ExitStack()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the bar at the step that training resumes from."""
+        self._open.enter_context(self._open_bar("training", state.max_steps, done=state.global_step))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Move the bar."""
+        self._advance()
+
+    def close(self) -> None:
+        """Close the bar, also where training failed."""
+        self._open.close()
 
 
 class MetricsFile(TrainerCallback):

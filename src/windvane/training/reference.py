@@ -10,9 +10,10 @@ from typing import cast
 import torch
 from torch import nn
 
-from windvane.engines.logprobs import Layout, SequenceLogprobs, evaluating, sequence_logprobs
+from windvane.engines.logprobs import Layout, evaluating, sequence_logprobs
 from windvane.engines.protocols import Advance, no_progress
 from windvane.engines.rows import Rows
+from windvane.engines.sums import SequenceLogprobs
 from windvane.errors import ConfigError
 from windvane.losses import View
 from windvane.training.examples import ReferenceSums, TrainingExample, join_reference, make_batch
