@@ -7,7 +7,7 @@ model's. `choose_principles` returns the two system messages for each query.
 from windvane.principles.features import Bank, Feature, FeatureFile, feature_bank, read_features
 from windvane.principles.message import Side, steering_text, system_message
 from windvane.principles.settings import BankPrinciples, GeneratedPrinciples, PrincipleSettings, UserPrinciples
-from windvane.principles.stage import choose_principles
+from windvane.principles.stage import choose_principles, features_on_offer
 
 __all__ = [
     "Bank",
@@ -20,6 +20,7 @@ __all__ = [
     "UserPrinciples",
     "choose_principles",
     "feature_bank",
+    "features_on_offer",
     "read_features",
     "steering_text",
     "system_message",

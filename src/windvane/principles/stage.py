@@ -47,6 +47,14 @@ def choose_principles(
     return [_principle(query, features, origin) for query, features in zip(queries, chosen, strict=True)]
 
 
+def features_on_offer(settings: BankPrinciples | GeneratedPrinciples | UserPrinciples) -> tuple[Feature, ...]:
+    """Return the features that a query's are chosen from: the bank's, or those of the user's file.
+
+    Raises `ConfigError` as `choose_principles` does.
+    """
+    return _menu(settings).features
+
+
 def _menu(settings: BankPrinciples | GeneratedPrinciples | UserPrinciples) -> Menu:
     if not isinstance(settings, UserPrinciples):
         return Menu(feature_bank().choosable, settings.n_features, settings.concision_rate, settings.choice)

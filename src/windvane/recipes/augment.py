@@ -9,7 +9,8 @@ from pydantic import Field
 from rich.console import Console
 
 from windvane.data import DataSource, load_queries
-from windvane.engines.protocols import Advance, Generator, no_progress
+from windvane.engines.protocols import Advance, no_progress
+from windvane.engines.workbench import Workbench
 from windvane.queries import Augmentation, AugmentSettings, augment_queries
 from windvane.recipes.report import write_summary
 from windvane.recipes.session import ModelRunConfig, open_session
@@ -57,8 +58,9 @@ class QueryRow(Record):
 class _Rounds:
     """A `Generator` whose every call is a stage of the run, so that a rerun finds the replies that are there."""
 
-    def __init__(self, run: RunDirectory, generator: Generator, shard_size: int) -> None:
-        self._run, self._generator, self._shard_size = run, generator, shard_size
+    def __init__(self, run: RunDirectory, bench: Workbench, model: str, shard_size: int) -> None:
+        self._run, self._generator, self._shard_size = run, bench.engine(model), shard_size
+        self._writer = bench.identity(model)
         self._round = 0
 
     def generate(
@@ -77,6 +79,7 @@ class _Rounds:
             Completion,
             shard_size=self._shard_size,
             label=f"round {self._round}",
+            inputs=self._writer,
         )
 
 
@@ -86,10 +89,11 @@ def run_augment(config: AugmentConfig, *, console: Console | None = None) -> Aug
         run, bench, reporter = session
         seeds = load_queries(config.queries)
         evaluation = [] if config.evaluation_queries is None else load_queries(config.evaluation_queries)
-        writer = _Rounds(run, bench.engine(config.model), config.shard_size)
+        writer = _Rounds(run, bench, config.model, config.shard_size)
         made = augment_queries(seeds, writer, config.augment, seed=config.seed, evaluation=evaluation)
-        run.once("dropped", lambda: made.dropped, Dropped)
-        run.once("queries", lambda: [QueryRow.of(query) for query in made.queries], QueryRow)
+        run.once("dropped", lambda: made.dropped, Dropped, inputs=made.dropped)
+        new = [QueryRow.of(query) for query in made.queries]
+        run.once("queries", lambda: new, QueryRow, inputs=new)
         path = run.path / "queries.jsonl"
         reasons = dict(Counter(record.reason for record in made.dropped).most_common())
         write_summary(

@@ -76,8 +76,9 @@ def compare_policies(
             return bench.engine(model).generate(shard, settings.sampling, advance=run.advance)
 
         return run.map(
-            f"evaluation/{side}", prompts, answer, Completion, shard_size=shard_size, label=f"answers {side}"
-        )
+            f"evaluation/{side}", prompts, answer, Completion, shard_size=shard_size, label=f"answers {side}",
+            inputs=bench.identity(model),
+        )  # fmt: skip
 
     def read(shard: Sequence[LanguageRequest]) -> list[LanguageScores]:
         return score_language(shard, bench.engine(base), advance=run.advance)
@@ -88,8 +89,9 @@ def compare_policies(
     if not requests:
         raise DataError("neither model gave a single answer to the held-out queries that is not empty")
     language = run.map(
-        "evaluation/language", requests, read, LanguageScores, shard_size=shard_size, label="reading answers"
-    )
+        "evaluation/language", requests, read, LanguageScores, shard_size=shard_size, label="reading answers",
+        inputs=bench.identity(base),
+    )  # fmt: skip
     evaluation = evaluate(queries, before, after, language, settings.rule, seed=seed)
     reporter.comparison(evaluation, queries, before, after, settings)
     return evaluation

@@ -15,7 +15,7 @@ from windvane.engines.chat import with_system
 from windvane.engines.protocols import Advance, Scorer, no_progress
 from windvane.errors import DataError
 from windvane.pairs import MadePairs, PairSettings, make_pairs
-from windvane.principles import BankPrinciples, PrincipleSettings, choose_principles
+from windvane.principles import BankPrinciples, PrincipleSettings, choose_principles, features_on_offer
 from windvane.recipes.session import ModelRunConfig, Session
 from windvane.sampling import SamplingSettings, sample_responses
 from windvane.selection import Selection, SelectionSummary, SteeringFilterSettings, steering_filter
@@ -83,9 +83,15 @@ def make_contrast_pairs(
     def made() -> MadePairs:
         return make_pairs(queries, principles, responses, config.pairs, codec=bench.engine(sampler).chat)
 
-    principles = run.map(f"{stage}/principles", queries, choose, Principle, shard_size=size, label="principles")
+    principles = run.map(
+        f"{stage}/principles", queries, choose, Principle, shard_size=size, label="principles",
+        inputs=(features_on_offer(config.principles), bench.identity(config.principles_model or sampler)),
+    )  # fmt: skip
     contrasts = list(zip(queries, principles, strict=True))
-    responses = run.map(f"{stage}/responses", contrasts, sample, ResponseSet, shard_size=size, label="responses")
+    responses = run.map(
+        f"{stage}/responses", contrasts, sample, ResponseSet, shard_size=size, label="responses",
+        inputs=bench.identity(sampler),
+    )  # fmt: skip
     pairs = run.once(f"{stage}/pairs", lambda: made().pairs, Pair, inputs=responses)
     dropped = run.once(f"{stage}/unpaired", lambda: made().dropped, Dropped, inputs=responses)
     if not pairs:
@@ -105,8 +111,9 @@ def score_with(session: Session, stage: str, pairs: Sequence[Pair], *, model: st
         return score_pairs(shard, bench.engine(model), advance=run.advance)
 
     return run.map(
-        stage, pairs, score, ScoredPair, shard_size=shard_size, label="log-probabilities", steps_per_item=PROMPTS
-    )
+        stage, pairs, score, ScoredPair, shard_size=shard_size, label="log-probabilities", steps_per_item=PROMPTS,
+        inputs=bench.identity(model),
+    )  # fmt: skip
 
 
 def score_pairs(pairs: Sequence[Pair], scorer: Scorer, *, advance: Advance = no_progress) -> list[ScoredPair]:

@@ -147,13 +147,15 @@ class RunDirectory:
         *,
         shard_size: int,
         label: str,
+        inputs: object = None,
         steps_per_item: int = 1,
     ) -> list[Out]:
         """Return one record for each item, in the order of the items; `work` makes those of one shard of them.
 
-        A shard that is on file is not done again. A bar is shown under `label`; `work` may move it on within the shard
-        by `advance`, `steps_per_item` times for each item. Raises `RunDirectoryError` where the items are not those
-        that the stage was begun with, `RunFailed` where `work` returns more or fewer records than it was given items.
+        A shard that is on file is not done again. `inputs` is what else the work depends on, as in `once`. A bar is
+        shown under `label`; `work` may move it on within the shard by `advance`, `steps_per_item` times for each item.
+        Raises `RunDirectoryError` where items or inputs are not those that the stage was begun with, `RunFailed` where
+        `work` returns more or fewer records than it was given items.
         """
 
         def work_on(part: range) -> Sequence[Out]:
@@ -165,7 +167,7 @@ class RunDirectory:
             return records
 
         stage = RecordStage(self._layout, self._files, name, record)
-        plan = Plan(inputs=fingerprint(items), items=len(items), shard_size=shard_size)
+        plan = Plan(inputs=fingerprint((items, inputs)), items=len(items), shard_size=shard_size)
         return self._run(stage, plan, work_on, _Shown(label, steps_per_item))
 
     def folder(self, name: str, build: Callable[[Path], None], *, inputs: object = None) -> Path:

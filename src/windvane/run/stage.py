@@ -128,9 +128,9 @@ def check_inputs(stage: str, known: str, now: str, root: Path) -> None:
     """Raise `RunDirectoryError` if a stage was begun with other inputs than it is asked to go on with."""
     if known != now:
         raise RunDirectoryError(
-            f"the inputs of stage {stage} in {root} are not those that the stage was begun with: a file that the "
-            "run reads has changed, or one of its earlier stages. Put the file back as it was, or start over in "
-            "another output_dir."
+            f"the inputs of stage {stage} in {root} are not those that the stage was begun with: something "
+            "that the run reads (a data file, a principle file, a model's folder) has changed, or one of its earlier "
+            "stages. Put it back as it was, or start over in another output_dir."
         )
 
 
