@@ -40,6 +40,23 @@ def test_prompts_that_differ_in_case_spaces_or_unicode_form_stay_together():
         assert sorted(len([q for q in group if q in same]) for group in [*parts, holdout]) == [0, 0, 0, 0, 3]
 
 
+def test_prompts_that_differ_in_punctuation_or_system_message_alone_stay_together():
+    under = Query(id="c", messages=(Message(role="system", content="Be brief."), *query("", "What is it?").messages))
+    same = [query("a", "What is it?"), query("b", "what is it"), under]
+    for seed in range(20):
+        parts, holdout = split_queries([*MANY, *same], parts=4, holdout=3, seed=seed)
+        assert sorted(len([q for q in group if q in same]) for group in [*parts, holdout]) == [0, 0, 0, 0, 3]
+    assert leave_out(same[1:], same[:1]).queries == []
+
+
+def test_other_signs_and_other_turns_are_other_prompts():
+    said = Message(role="assistant", content="Two.")
+    first, again = query("a", "How many?"), query("b", "And now?")
+    longer = Query(id="c", messages=(*first.messages, said, *again.messages))
+    signs = [query("d", "?!"), query("e", "!?")]
+    assert len(leave_out([again, longer, *signs[1:]], [first, signs[0]]).queries) == 3
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=8), st.integers(1, 3), st.integers(0, 2), st.integers(0, 99))
 def test_disjoint_for_any_queries(texts, parts, holdout, seed):
