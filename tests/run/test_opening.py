@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 
 from tests.run.program import QUIET, Config, Number, program, tree
 from windvane.config import Settings
-from windvane.errors import RunDirectoryError, RunFailed
+from windvane.errors import DataError, RunDirectoryError, RunFailed
 from windvane.run import RunDirectory, lock
 from windvane.run.layout import Layout
 
@@ -271,8 +272,9 @@ def test_reading_what_is_no_run_is_refused(tmp_path: Path, place: str) -> None:
 
 
 def test_a_run_that_has_done_nothing_that_takes_time_takes_another_configuration(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", Config(seed=1)) as run:
+    with suppress(DataError), open_run(tmp_path / "run", Config(seed=1)) as run:
         run.once("stage/queries", lambda: [Number(index=1, value=1)], Number)
+        raise DataError("there is no such model")
     with open_run(tmp_path / "run", Config(seed=2)) as run:
         assert run.once("stage/queries", lambda: [Number(index=2, value=2)], Number) == [Number(index=2, value=2)]
     assert "seed: 2" in (tmp_path / "run" / "config.yaml").read_text()
@@ -285,17 +287,19 @@ def _fresh(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("work", ["calls", "checkpoint", "folder"])
-def test_one_model_call_one_checkpoint_or_one_policy_is_enough_to_refuse_it(tmp_path: Path, work: str) -> None:
+@pytest.mark.parametrize("work", ["calls", "checkpoint", "folder", "end"])
+def test_one_model_call_one_checkpoint_one_policy_or_its_end_is_enough_to_refuse_it(tmp_path: Path, work: str) -> None:
     def make() -> list[Number]:
         if work == "calls":
             run.count("model_calls")
         return [Number(index=1, value=1)]
 
-    with open_run(tmp_path / "run", Config(seed=1)) as run:
+    with suppress(DataError), open_run(tmp_path / "run", Config(seed=1)) as run:
         run.once("stage", make, Number)
         if work == "folder":
             run.folder("policy", lambda folder: None)
+        if work != "end":
+            raise DataError("something that the user can put right")
     if work == "checkpoint":
         checkpoint = Layout(tmp_path / "run").scratch("policy") / "checkpoint-1"
         checkpoint.mkdir(parents=True)  # an empty folder is made before training, and is no work done

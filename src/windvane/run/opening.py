@@ -102,7 +102,8 @@ def begin_or_resume(request: Request, files: AtomicFiles) -> Opening:
 def _is_other_and_cost_nothing(request: Request) -> bool:
     """Tell whether a run with another configuration ended before it did anything that takes time.
 
-    So it is where a value was wrong: the model's name, say. To put it right must not take another directory.
+    So it is where a value was wrong: the model's name, say. To put it right must not take another directory. A run that
+    once came to its end is kept, however little it took: its results are what somebody asked for.
     """
     layout = request.layout
     then = _read_provenance(layout)
@@ -110,7 +111,8 @@ def _is_other_and_cost_nothing(request: Request) -> bool:
         return False
     folders = [manifest for manifest in all_manifests(layout).values() if manifest.files is not None]
     return (
-        not any(RunView(layout.root).counts().values())
+        not any(event.kind == "finished" for event in RunView(layout.root).events())
+        and not any(RunView(layout.root).counts().values())
         and not folders
         and not any(path.is_file() for path in layout.all_scratch.rglob("*"))
     )
