@@ -411,12 +411,12 @@ def test_what_the_command_line_itself_refuses(place: Place) -> None:
 
 
 def test_a_run_that_fails_on_the_way_ends_with_3(place: Place) -> None:
-    """The guard stops it; what was done stays, and the same command says the same again."""
+    """The guard stops it; what was done stays, and the same command would only say the same again."""
     outcome = place.sso("training.learning_rate=1e30", "training.epochs=4", "evaluation=null")
     assert outcome.code == 3, outcome
     assert "Traceback" not in outcome.err
     assert "training.learning_rate" in outcome.err
-    assert "the same command goes on from here" in outcome.err
+    assert "choose another output_dir" in outcome.err
     assert (place.root / "run" / "iteration-1" / "scored.jsonl").is_file()
     assert "failed" in place("show", "run").out
     assert place.sso("training.learning_rate=1e30", "training.epochs=4", "evaluation=null").code == 3

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from windvane import __version__
-from windvane.errors import RunFailed, UserError
+from windvane.errors import RunFailed, TrainingDiverged, UserError
 
 if TYPE_CHECKING:
     from windvane.config import Settings
@@ -157,6 +157,12 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error), 2)
+    except TrainingDiverged as error:
+        _fail(
+            f"{error}\nWhat was made before is on file. A limit may be set otherwise in this run; for any other change "
+            "choose another output_dir.",
+            3,
+        )
     except RunFailed as error:
         _fail(f"{error}\nThe run is on file; the same command goes on from here.", 3)
     except (KeyboardInterrupt, SystemExit) as ended:

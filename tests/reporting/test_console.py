@@ -184,7 +184,7 @@ def test_status_table() -> None:
     )
     shown = printed(status_table(status))
     assert "runs/[b]mine: interrupted, 3.2 min" in shown
-    assert "windvane sso runs/[b]mine/config.yaml" in shown
+    assert "windvane sso 'runs/[b]mine/config.yaml' --set 'output_dir=runs/[b]mine'" in " ".join(shown.split())
     assert "1 of 3 shards" in shown
     assert "12 345" in shown
     assert "configuration: runs/mine/config.yaml" in shown

@@ -52,7 +52,8 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
     See `open_session` for `console`. Raises `UserError` for wrong input, before anything expensive, and `RunFailed`
     where a run can be resumed.
     """
-    with open_session(config, command="sso", may_change=MAY_CHANGE, console=console) as session:
+    may_change = MAY_CHANGE if config.generator is None else MAY_CHANGE | {"generator.training.guards"}
+    with open_session(config, command="sso", may_change=may_change, console=console) as session:
         run, _, reporter = session
         parts, held_out = read_and_split(
             config.queries, config.evaluation, parts=config.iterations, limit=config.max_queries, seed=config.seed

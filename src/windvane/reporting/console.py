@@ -4,6 +4,7 @@ Whatever a model or a file wrote goes through `windvane.reporting.cells.plain`.
 """
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -229,7 +230,8 @@ def status_table(status: RunStatus) -> RenderableType:
     if status.message:
         head.append("\n").append_text(plain(status.message))
     if status.state in ("failed", "interrupted") and status.command:
-        again = f"windvane {status.command} {status.path}/config.yaml --set output_dir={status.path}"
+        config, output = shlex.quote(f"{status.path}/config.yaml"), shlex.quote(f"output_dir={status.path}")
+        again = f"windvane {status.command} {config} --set {output}"
         head.append("\nto go on: ").append_text(plain(again))
     stages = table("Stages", "stage", "done", "records", "time")
     for stage in status.stages:
