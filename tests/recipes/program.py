@@ -20,7 +20,7 @@ ARGUMENTS = [
     "iterations=2", "max_queries=8", "shard_size=2", "training.epochs=2", "training.save_every=1",
 ]  # fmt: skip
 WHOLE = "run-00"
-"""The run without a kill. All names are of one length: a policy's note names the folder that it started from."""
+"""The run without a kill."""
 
 PATIENCE = 60.0
 """Seconds that a run may take."""

@@ -135,8 +135,9 @@ def test_held_out_queries_are_in_no_training_pair(direct: Ran) -> None:
 
 def test_each_iteration_starts_from_the_policy_that_the_last_one_ended_with(direct: Ran, model: Path) -> None:
     starts = [small.read_json(direct.stage(f"iteration-{n}/policy/windvane.json"))["start"] for n in (1, 2, 3)]
-    assert starts == [str(model), str(direct.stage("iteration-1/policy")), str(direct.stage("iteration-2/policy"))]
-    weights = [load_file(Path(folder) / "model.safetensors") for folder in (*starts, str(direct.result.policy))]
+    assert starts == [str(model), "iteration-1/policy", "iteration-2/policy"]
+    folders = [model, *(direct.stage(start) for start in starts[1:]), direct.result.policy]
+    weights = [load_file(folder / "model.safetensors") for folder in folders]
     for earlier, later in pairwise(weights):
         assert max(float((later[name] - earlier[name]).abs().max()) for name in later) > 1e-4
 

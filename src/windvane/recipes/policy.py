@@ -25,7 +25,7 @@ class TrainingNote(Record):
     """What lies beside a policy's weights: how it was made."""
 
     start: str
-    """The model that training started from."""
+    """The model that training started from; an earlier policy of the same run by its place in the run directory."""
     loss: dict[str, object]
     pairs: int
     steps: int
@@ -73,7 +73,10 @@ def train_stage(
             callbacks=[StepBar(run.progress, run.advance)],
         )
         if run.is_main:
-            _write_note(folder, result, start=start, loss=loss, pairs=len(items))
+            place = Path(start)
+            inside = place.is_relative_to(run.path)
+            named = place.relative_to(run.path).as_posix() if inside else start
+            _write_note(folder, result, start=named, loss=loss, pairs=len(items))
 
     folder = run.folder(stage, build, inputs=(items, bench.identity(start)))
     return TrainedPolicy(folder, TrainingNote.from_json((folder / NOTE).read_text(encoding="utf-8")))
