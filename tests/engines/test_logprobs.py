@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import tiny
-from windvane.engines.logprobs import choose_layout, evaluating, sequence_logprobs
+from windvane.engines.logprobs import _TokenLogprobs, choose_layout, evaluating, sequence_logprobs
 from windvane.engines.rows import ResponseGroup, plain_rows, shared_prefix_rows
 
 PAD = 3
@@ -102,6 +102,24 @@ def test_chunks_change_neither_values_nor_gradients(chunk):
     parts, part_gradients = scores_and_gradients(model, rows, chunk=chunk)
     torch.testing.assert_close(parts.sum, whole.sum, rtol=1e-5, atol=1e-5)
     assert_same_gradients(part_gradients, whole_gradients)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_the_gradient_that_is_written_out_is_that_of_autograd(dtype, tolerance, chunk):
+    """Rows that predict a token twice, several tokens, none, and one so likely that its gradient nearly cancels."""
+    torch.manual_seed(0)
+    given = (6 * torch.randn(5, 11)).to(dtype)
+    given[3, 0] += 20
+    row, target = torch.tensor([0, 0, 0, 1, 3, 4]), torch.tensor([2, 2, 7, 1, 0, 0])
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.0, -1.0])
+    ours, theirs = given.clone().requires_grad_(), given.float().requires_grad_()
+    mine, expected = _TokenLogprobs.apply(ours, row, target, chunk), theirs.log_softmax(-1)[row, target]
+    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)  # float32, also from 16-bit logits
+    for logprobs in (mine, expected):
+        (logprobs * weights).sum().backward()
+    assert ours.grad.dtype == dtype
+    torch.testing.assert_close(ours.grad.float(), theirs.grad, rtol=tolerance, atol=1e-6)
 
 
 class Fixed(torch.nn.Module):

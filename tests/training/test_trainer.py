@@ -13,7 +13,8 @@ from tests.training.pairs import examples
 from tests.training.test_equality import train
 from windvane import PreferenceTrainer, losses
 from windvane.errors import ConfigError, DataError
-from windvane.training import MetricsFile, RichProgress, TrainerOptions
+from windvane.training import LoraSettings, MetricsFile, RichProgress, TrainerOptions
+from windvane.training.adapters import add_adapter
 
 DPO = losses.make_objective(losses.DpoSettings(beta=0.1))
 ROWS = [
@@ -68,6 +69,32 @@ def test_a_16_bit_model_is_trained_in_32(tmp_path):
     model = tiny.model().to(torch.bfloat16)
     PreferenceTrainer(model, arguments(tmp_path), examples(4), objective=DPO)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_weights_of_an_adapter_are_trained_in_32_and_those_below_it_stay(tmp_path):
+    model = add_adapter(tiny.model(), LoraSettings(rank=2), seed=0).to(torch.bfloat16)
+    PreferenceTrainer(model, arguments(tmp_path), examples(4), objective=DPO)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
+
+
+@pytest.mark.parametrize("reference", ["scored", "frozen", "adapter_off"])
+def test_policy_reference_and_evaluation_compute_in_the_same_number_format(tmp_path, reference):
+    """And the logits stay in it: a float32 copy of them all would be the largest tensor of the training."""
+    seen = []
+    model = tiny.model()
+    model.lm_head.register_forward_hook(lambda _, inputs, logits: seen.append(logits.dtype))
+    inner = model.forward
+    model.forward = lambda *args, **options: seen.append((out := inner(*args, **options)).logits.dtype) or out
+    policy = add_adapter(model, LoraSettings(rank=2), seed=0) if reference == "adapter_off" else model
+    options = TrainerOptions(layout="plain", reference=reference)
+    trainer = PreferenceTrainer(policy, arguments(tmp_path, bf16=True), examples(8), objective=DPO, options=options)
+    trainer.train()
+    trainer.evaluate(examples(2, seed=5))
+    assert set(seen) == {torch.bfloat16}
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=2e-3)
+    assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
 
 
 def test_a_start_apart_from_the_reference_can_be_allowed(tmp_path):

@@ -14,14 +14,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 import transformers.modeling_utils
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from windvane.engines.rows import ResponseGroup, Rows, plain_rows, shared_prefix_rows
 from windvane.engines.sums import SequenceLogprobs
 
 DEFAULT_CHUNK = 1024
-"""Positions whose logits are turned into log-probabilities at once."""
+"""Positions whose logits are turned into log-probabilities, or into their gradient, at once."""
 
 LayoutName = Literal["shared", "plain"]
 
@@ -41,31 +41,47 @@ class Layout(NamedTuple):
 def sequence_logprobs(model: nn.Module, rows: Rows, *, chunk: int = DEFAULT_CHUNK) -> SequenceLogprobs:
     """Return the log-probability of every response of `rows`, differentiable in the model's parameters.
 
-    The model's own treatment of its logits (soft caps, scales) is kept. The log-softmax runs in float32 over `chunk`
-    kept positions at a time; where there is more than one chunk it is computed again in the backward pass, so that no
-    float32 copy of all logits is ever held. `rows` and `model` must be on the same device.
+    The model's own treatment of its logits (soft caps, scales) is kept. The log-softmax and its gradient run in float32
+    over `chunk` kept positions at a time, so that no float32 copy of 16-bit logits is ever held. What is held are the
+    logits of all kept positions in the model's number format, and in the backward pass their gradient: a smaller batch
+    is what makes these smaller. `rows` and `model` must be on the same device.
     """
     logits = _kept_logits(model, rows)  # [kept, vocabulary]
-    log_normaliser = _log_normaliser(logits, chunk)  # [kept]
-    picked = logits[rows.target_row, rows.targets].float()  # [tokens]
-    logprobs = picked - log_normaliser[rows.target_row]  # [tokens], nats
+    logprobs: Tensor = _TokenLogprobs.apply(logits, rows.target_row, rows.targets, chunk)  # type: ignore[no-untyped-call]
     total = torch.zeros(rows.responses, dtype=torch.float32, device=logprobs.device)
     return SequenceLogprobs(sum=total.index_add(0, rows.segment, logprobs), tokens=rows.lengths)
 
 
-def _log_normaliser(logits: Tensor, chunk: int) -> Tensor:
-    """Return ``logsumexp`` over the vocabulary, [kept] float32."""
+class _TokenLogprobs(torch.autograd.Function):
+    """``log softmax(logits[row])[target]`` of each token, [tokens] float32.
 
-    def normalise(part: Tensor) -> Tensor:
-        return part.float().logsumexp(-1)
+    The gradient is written out, because autograd would hold four tensors of the logits' size for it: one scattered from
+    the picked logits, one in pieces from the chunks, the pieces joined, and the sum.
+    """
 
-    if logits.shape[0] <= chunk:
-        return normalise(logits)
-    recompute = torch.is_grad_enabled() and logits.requires_grad
-    parts = torch.split(logits, chunk)
-    return torch.cat(
-        [checkpoint(normalise, part, use_reentrant=False) if recompute else normalise(part) for part in parts]
-    )
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, row: Tensor, target: Tensor, chunk: int) -> Tensor:
+        normaliser = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, chunk)])  # [kept]
+        ctx.save_for_backward(logits, row, target, normaliser)
+        ctx.chunk = chunk
+        return logits[row, target].float() - normaliser[row]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """``Σ over a row's tokens of gradient · (onehot(target) - softmax(logits))``."""
+        logits, row, target, normaliser = ctx.saved_tensors
+        weight = torch.zeros_like(normaliser).index_add(0, row, gradient)  # [kept]
+        result = torch.empty_like(logits)
+        for start in range(0, len(logits), ctx.chunk):
+            rows = slice(start, min(start + ctx.chunk, len(logits)))
+            part = torch.sub(logits[rows], normaliser[rows, None]).exp_().mul_(-weight[rows, None])  # float32
+            # Tokens of other chunks add 0 at the edge: picking out those of this one would make a GPU wait.
+            inside = (row >= rows.start) & (row < rows.stop)
+            place = (row - rows.start).clamp(0, len(part) - 1)
+            part.index_put_((place, target), gradient.where(inside, gradient.new_zeros(())), accumulate=True)
+            result[rows] = part
+        return result, None, None, None
 
 
 def _kept_logits(model: nn.Module, rows: Rows) -> Tensor:

@@ -60,7 +60,7 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same rows on `device`."""
-        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 class _Row(NamedTuple):

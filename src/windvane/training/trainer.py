@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -87,13 +88,14 @@ class PreferenceTrainer(Trainer):
         self.options = options or TrainerOptions()
         examples = check_examples(as_examples(train_dataset, processing_class), objective.views)
         _keep_weights_in_float32(model)
+        args._n_gpu = min(args.n_gpu, 1)  # DataParallel cannot split rows; several GPUs go through torchrun
         super().__init__(
             model=model, args=args, train_dataset=_Examples(examples), processing_class=processing_class,
             callbacks=[*(callbacks or []), _BeforeUpdate(self)],
         )  # fmt: skip
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(RichProgress())
-        self.args._n_gpu = min(self.args.n_gpu, 1)  # DataParallel cannot split rows; several GPUs go through torchrun
+        self._autocasts = self._take_autocast_over()
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
         self.model_accepts_loss_kwargs = True  # the same, for versions that ask this instead
         self.pad_id = _pad_id(processing_class, model)
@@ -142,6 +144,25 @@ class PreferenceTrainer(Trainer):
     def floating_point_ops(self, inputs: Inputs) -> int:
         """Return 0: the count of transformers knows one row for each example."""
         return 0
+
+    # -- number format -------------------------------------------------------------------------------------------------
+
+    def _take_autocast_over(self) -> bool:
+        """Return whether losses are computed in bfloat16 by `autocast_smart_context_manager`.
+
+        Accelerate's way is to wrap the prepared model alone, and to turn its logits into float32, all of them. Ours
+        covers the reference and the evaluation as well, which have to be in the policy's number format.
+        """
+        ours = self.accelerator.native_amp and self.args.bf16 and not self.is_deepspeed_enabled
+        if ours:
+            self.accelerator.native_amp = False
+        return ours
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """Return the context that losses are computed in."""
+        if not self._autocasts:
+            return nullcontext()
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, cache_enabled=cache_enabled)
 
     # -- loss ----------------------------------------------------------------------------------------------------------
 
@@ -304,8 +325,12 @@ class _BeforeUpdate(TrainerCallback):
 def _keep_weights_in_float32(model: nn.Module) -> None:
     """Full fine-tuning updates float32 weights: a 16-bit weight would swallow an update as small as these are."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if hasattr(model, "get_base_model") or all(parameter.dtype == torch.float32 for parameter in trained):
-        return  # adapters are in float32 already, and the weights below them are not trained
+    if all(parameter.dtype == torch.float32 for parameter in trained):
+        return
+    if hasattr(model, "get_base_model"):  # the weights below an adapter are not trained, and may be quantized
+        for parameter in trained:
+            parameter.data = parameter.data.float()
+        return
     logger.info("weights are trained in float32; pass bf16=True to compute in bfloat16")
     model.float()
 
