@@ -13,7 +13,7 @@ from tests.training.pairs import examples
 from tests.training.test_equality import train
 from windvane import PreferenceTrainer, losses
 from windvane.errors import ConfigError, DataError
-from windvane.training import LoraSettings, MetricsFile, RichProgress, TrainerOptions
+from windvane.training import LoraSettings, MetricsFile, RichProgress, TrainerOptions, score_reference
 from windvane.training.adapters import add_adapter
 
 DPO = losses.make_objective(losses.DpoSettings(beta=0.1))
@@ -63,6 +63,20 @@ def test_evaluation_weighs_every_pair_the_same_and_leaves_the_training_alone(tmp
     assert trainer.state.log_history[1]["pairs"] == 4
     with pytest.raises(ConfigError, match="needs eval_dataset"):
         trainer.evaluate()
+
+
+def test_held_out_pairs_are_compared_with_the_model_that_training_began_with(tmp_path):
+    """Also where the evaluation comes from `eval_strategy`, after weights have moved."""
+    options = arguments(tmp_path, eval_strategy="epoch")
+    held_out = examples(5, seed=9)
+    trainer = PreferenceTrainer(tiny.model(), options, examples(8), held_out, objective=DPO)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    trainer.train()
+    during = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert [entry["eval_pairs"] for entry in during] == [5, 5]
+    reference = score_reference(tiny.model(), held_out, views=("plain",), layout=trainer.layout, pad_id=3)
+    assert trainer.evaluate(reference)["eval_margin"] == pytest.approx(during[-1]["eval_margin"], abs=1e-5)
+    assert abs(during[-1]["eval_margin"]) > 1e-3
 
 
 def test_a_16_bit_model_is_trained_in_32(tmp_path):

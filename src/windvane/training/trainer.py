@@ -64,11 +64,11 @@ class PreferenceTrainer(Trainer):
     ... )
     >>> trainer.train()
 
-    `train_dataset` holds `TrainingExample` s, `OfflinePair` s (see `windvane.data.load_preferences`), or the rows of a
-    data set in TRL's preference format; the latter two are tokenised with `processing_class`. A micro-batch is
-    ``per_device_train_batch_size`` pairs, and the loss of an optimizer step is the mean over all its pairs, however
-    they are spread over micro-batches and processes. Dropout is off, so that the policy equals its reference at the
-    start. Full fine-tuning keeps its weights in float32; with ``bf16=True`` it computes in bfloat16.
+    `train_dataset` and `eval_dataset` hold `TrainingExample` s, `OfflinePair` s (see `windvane.data.load_preferences`),
+    or the rows of a data set in TRL's preference format; the latter two are tokenised with `processing_class`. A
+    micro-batch is ``per_device_train_batch_size`` pairs, and the loss of an optimizer step is the mean over all its
+    pairs, however they are spread over micro-batches and processes. Dropout is off, so that the policy equals its
+    reference at the start. Full fine-tuning keeps its weights in float32; with ``bf16=True`` it computes in bfloat16.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class PreferenceTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         train_dataset: Iterable[Any],
+        eval_dataset: Iterable[Any] | None = None,
         *,
         objective: Objective,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -86,11 +87,13 @@ class PreferenceTrainer(Trainer):
         self._policy = model
         self._tokenizer = processing_class
         self.options = options or TrainerOptions()
-        examples = check_examples(as_examples(train_dataset, processing_class), objective.views)
+        examples = self._checked(train_dataset)
+        held_out = [] if eval_dataset is None else self._checked(eval_dataset)
         _keep_weights_in_float32(model)
         args._n_gpu = min(args.n_gpu, 1)  # DataParallel cannot split rows; several GPUs go through torchrun
         super().__init__(
             model=model, args=args, train_dataset=_Examples(examples), processing_class=processing_class,
+            eval_dataset=_Examples(held_out) if held_out else None,
             callbacks=[*(callbacks or []), _BeforeUpdate(self)],
         )  # fmt: skip
         if self.pop_callback(ProgressCallback) is not None:
@@ -100,17 +103,19 @@ class PreferenceTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the same, for versions that ask this instead
         self.pad_id = _pad_id(processing_class, model)
         self.layout = choose_layout(
-            model, longest=max(example.longest for example in examples), wanted=self.options.layout
+            model, longest=max(example.longest for example in examples + held_out), wanted=self.options.layout
         )
         logger.info("%s rows: %s", self.layout.name, self.layout.reason)
         self._step, self._logged = StepSums(), StepSums()
         self._last_log = time.perf_counter()
         self._reference = self._make_reference()
-        if objective.needs_reference and self._reference is None:
-            examples = self._with_reference(examples)
-        self._examples = _Examples(examples)
+        self._examples = _Examples(self._with_reference(examples))
+        self._held_out = self._with_reference(held_out)
 
     # -- data ----------------------------------------------------------------------------------------------------------
+
+    def _checked(self, rows: Iterable[Any]) -> list[TrainingExample]:
+        return check_examples(as_examples(rows, self._tokenizer), self.objective.views)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's micro-batches; already sharded, so accelerate has nothing to prepare."""
@@ -219,7 +224,9 @@ class PreferenceTrainer(Trainer):
         return frozen_copy(self._policy) if self.options.reference == "frozen" else adapter_off(self._policy)
 
     def _with_reference(self, examples: list[TrainingExample]) -> list[TrainingExample]:
-        """Score the examples with the model as it is now, unless they bring their reference along."""
+        """Score the examples with the model as it is now, unless they bring their reference along or need none."""
+        if not self.objective.needs_reference or self._reference is not None:
+            return examples
         missing = [example for example in examples if example.reference is None]
         if not missing:
             return examples
@@ -269,14 +276,14 @@ class PreferenceTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Return mean loss, margin and accuracy over the pairs of `eval_dataset`, each weighted the same.
+        """Return mean loss, margin and accuracy over held-out pairs, each weighted the same.
 
-        Pairs without a reference are scored with the policy as it is, so score those of a held-out set before training.
+        Without `eval_dataset` they are those that the trainer was made with, whose reference is the policy of then.
+        Pairs that are given here without a reference are scored with the policy as it is now.
         """
-        if eval_dataset is None:
-            raise ConfigError("evaluate() needs eval_dataset: pairs like those of train_dataset")
-        given = check_examples(as_examples(eval_dataset, self._tokenizer), self.objective.views)
-        examples = self._with_reference(given) if self.objective.needs_reference and self._reference is None else given
+        examples = self._held_out if eval_dataset is None else self._with_reference(self._checked(eval_dataset))
+        if not examples:
+            raise ConfigError("evaluate() needs eval_dataset, here or in the trainer: pairs like those to train on")
         kept, self._step = self._step, StepSums()
         size = self.args.per_device_eval_batch_size
         with torch.no_grad(), evaluating(self._policy), self.compute_loss_context_manager():
