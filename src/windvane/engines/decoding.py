@@ -77,12 +77,13 @@ def _loop(
     stop_ids: frozenset[int],
     device: torch.device,
 ) -> list[Decoded]:
-    table = uniforms(seeds, sampling.max_new_tokens).to(device if device.type != "mps" else "cpu")
+    drawing_device = device if device.type != "mps" else torch.device("cpu")  # MPS has no float64 to draw in
+    table = uniforms(seeds, sampling.max_new_tokens).to(drawing_device)
     written: list[list[int]] = [[] for _ in range(count)]
     active = torch.arange(count)  # row of the batch -> index of its prompt
     logits = rows.start()
     for position in range(sampling.max_new_tokens):
-        tokens = _checked_draw(logits, sampling, table[active.to(table.device), position])
+        tokens = _checked_draw(logits.to(drawing_device), sampling, table[active.to(drawing_device), position])
         sampled = tokens.tolist()
         for index, token in zip(active.tolist(), sampled, strict=True):
             written[index].append(token)
@@ -93,7 +94,7 @@ def _loop(
             moves = closing_moves(keep)
             active, tokens = close_up(active, moves), close_up(tokens, moves)
             rows.close_up(moves)
-        logits = rows.step(tokens)
+        logits = rows.step(tokens.to(device))
     return [Decoded(tuple(ids), ids[-1] in stop_ids) for ids in written]
 
 

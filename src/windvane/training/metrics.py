@@ -101,5 +101,6 @@ def batch_sums(
         "margin": margin,
         **compared,
     }
-    sums = (torch.stack([column.double() for column in columns.values()]) * weight.double()).sum(1).tolist()
+    table = torch.stack([column.float() for column in columns.values()]).cpu()  # MPS has no float64 to add up in
+    sums = (table.double() * weight.cpu().double()).sum(1).tolist()
     return StepSums(tokens=float(tokens), **dict(zip(columns, sums, strict=True)))
