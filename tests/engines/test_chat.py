@@ -127,6 +127,18 @@ def test_the_end_of_a_turn_is_what_the_template_writes_even_if_the_tokenizer_nam
     assert ChatFormat(tokenizer).end_id == END
 
 
+def test_the_end_of_a_turn_may_be_special_without_being_named_among_the_special_tokens():
+    from tokenizers import AddedToken
+
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True)])
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert end not in tokenizer.all_special_ids
+    tokenizer.chat_template = tiny.CHATML.replace("<|im_end|>", "<|end|>")
+    assert ChatFormat(tokenizer).end_id == end
+
+
 def test_pad_equal_to_eos_changes_no_ids():
     same, other = chat_format(pad_token="<|im_end|>"), chat_format()
     assert same.prompt_ids(PRINCIPLED) == other.prompt_ids(PRINCIPLED)

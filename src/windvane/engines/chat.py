@@ -123,7 +123,9 @@ class ChatFormat:
             _, found, after = self._render(turns, generation_prompt=False).rpartition(_PROBE_ANSWER)
         except ModelError:  # a template for single turns; it will say so if more are asked of it
             return int(self.tokenizer.eos_token_id)
-        special = set(self.tokenizer.all_special_ids)
+        # Some tokenizers mark the end of a turn as special without giving it a name among their special tokens.
+        marked = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        special = marked.union(self.tokenizer.all_special_ids)
         ends = [token for token in self._tokenize(after) if token in special] if found else []
         return int(ends[0] if ends else self.tokenizer.eos_token_id)
 
