@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from windvane.engines.local import LocalEngine
     from windvane.engines.models import LoadedModel
 
+_FLOAT32_BYTES = 4
+
 Count = Callable[[str, int], None]
 """Adds to a counter by name, such as `RunDirectory.count`."""
 
@@ -49,19 +51,31 @@ class Workbench:
         """Return the engine with its model in memory, in place of any other."""
         if self._held is None or self._reference != reference:
             from windvane.engines.local import LocalEngine  # torch: not before a model is needed
-            from windvane.engines.models import load_model
 
-            self.clear()
-            self._say(f"loading {reference}")
-            self._held = LocalEngine(load_model(reference, self._settings), self._settings)
+            self._held = LocalEngine(self._loaded(reference, self._settings), self._settings)
             self._reference = reference
         return self._held
 
-    def take(self, reference: str | Path) -> LoadedModel:
-        """Hand the model over to someone who will change its weights; the bench keeps nothing."""
-        loaded = self.load(str(reference)).loaded
+    def take(self, reference: str | Path, *, float32: bool = False) -> LoadedModel:
+        """Hand the model over to someone who will change its weights; the bench keeps nothing.
+
+        `float32` asks for the weights as they are on file, whatever format the engine computes in: a policy that was
+        trained before and is trained on would lose to 16 bits most of what it has learned.
+        """
+        held = self._held if self._reference == str(reference) else None
+        if held is None or (float32 and held.loaded.model.dtype.itemsize < _FLOAT32_BYTES):
+            del held  # or two models would be in memory
+            settings = self._settings.model_copy(update={"dtype": "float32"}) if float32 else self._settings
+            return self._loaded(str(reference), settings)
         self.clear()
-        return loaded
+        return held.loaded
+
+    def _loaded(self, reference: str, settings: EngineSettings) -> LoadedModel:
+        from windvane.engines.models import load_model
+
+        self.clear()
+        self._say(f"loading {reference}")
+        return load_model(reference, settings)
 
     def clear(self) -> None:
         """Free the memory."""

@@ -61,7 +61,7 @@ def train_stage(
         from windvane.training.policy import train_policy  # torch: not before there is something to train
         from windvane.training.progress import StepBar
 
-        loaded = bench.take(start)
+        loaded = bench.take(start, float32=training.lora is None)  # below an adapter, weights are only read
         result = train_policy(
             loaded,
             [encode(loaded.chat, item) for item in items],
