@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tests.selection.samples import completion, scored, steered
 from windvane.judging.rules import Shorter
 from windvane.selection import Selection, SteeringFilterSettings, steering_filter
-from windvane.types import ScoredPair
+from windvane.types import Logprob, ScoredPair
 
 OFF = SteeringFilterSettings(ordering=False, on_policy=None, gap=None)
 ORDERING = SteeringFilterSettings(ordering=True, on_policy=None, gap=None)
@@ -110,6 +110,11 @@ def test_what_is_no_number_is_dropped_and_moves_no_threshold() -> None:
     assert ids(steering_filter(pairs, SteeringFilterSettings())) == ["b"]
     broken = steering_filter([scored("inf", (-1, -math.inf, -2, -1, -2, -3))], OFF)
     assert broken.dropped[0].detail == "y⁺|x -inf"
+    good = steered("a")
+    unread = good.model_copy(
+        update={"scores": good.scores.model_copy(update={"original_bad": Logprob(sum=math.nan, tokens=3)})}
+    )
+    assert steering_filter([unread], OFF).dropped[0].detail == "yᵒ|x⁻ nan"
 
 
 def test_nothing_in_nothing_out() -> None:

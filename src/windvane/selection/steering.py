@@ -159,7 +159,8 @@ def _named(scores: PairScores) -> dict[str, float]:
 
 
 def _check_finite(scores: PairScores) -> str | None:
-    return ", ".join(f"{name} {value}" for name, value in _named(scores).items() if not math.isfinite(value)) or None
+    values = {**_named(scores), "yᵒ|x⁻": scores.original_bad.mean}  # the filter does not read it, but the loss will
+    return ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value)) or None
 
 
 def _check_ordering(scores: PairScores) -> str | None:
