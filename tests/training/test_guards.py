@@ -11,7 +11,7 @@ from windvane import losses
 from windvane.errors import ConfigError, DataError, TrainingDiverged
 from windvane.training import EncodedPair, GuardSettings, TrainingExample, adapter_off, score_reference
 from windvane.training.guards import check_data, check_fall, check_start, check_step
-from windvane.training.policy import _split_step
+from windvane.training.policy import _split_step, check_sharded
 from windvane.training.settings import TrainingSettings
 
 
@@ -130,6 +130,14 @@ def test_the_adapter_cannot_be_switched_off_where_there_is_none(tmp_path):
 def test_adapters_for_what_is_not_there(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         train(tmp_path, lora=LORA.model_copy(update=changes))
+
+
+def test_what_cannot_be_done_with_sharded_weights_is_refused():
+    check_sharded(TrainingSettings())
+    with pytest.raises(ConfigError, match=r"adapter cannot be merged.*launch without them"):
+        check_sharded(TrainingSettings(lora=LORA))
+    with pytest.raises(ConfigError, match=r"training.reference is frozen.*set it to scored"):
+        check_sharded(TrainingSettings(reference="frozen"))
 
 
 def test_a_step_is_split_exactly():

@@ -16,8 +16,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 def seal(checkpoint: Path) -> None:
     """Force a checkpoint to the disk and mark it as complete."""
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file():
-            _flush(path)
+        _flush(path)  # folders, too: they hold the names
     marker = checkpoint / MARKER
     marker.touch()
     _flush(marker)

@@ -90,6 +90,8 @@ def train_policy(
         options=TrainerOptions(layout=settings.layout, reference=settings.reference, guards=settings.guards),
         callbacks=[*callbacks, _KeepLastCheckpoint(checkpoints)],
     )
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        check_sharded(settings)
     trainer.remove_callback(PrinterCallback)
     _train(trainer, checkpoints, callbacks)
     if use_cache is not None:
@@ -162,8 +164,7 @@ def _split_step(settings: TrainingSettings, *, processes: int) -> tuple[int, int
 
 def _check_lengths(examples: Sequence[TrainingExample], loaded: LoadedModel, max_length: int | None) -> None:
     """Refuse pairs that are longer than asked for, or than the model has positions."""
-    positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    limits = {"training.max_length": max_length, f"the positions of {loaded.name}": positions}
+    limits = {"training.max_length": max_length, f"the positions of {loaded.name}": loaded.context_length}
     for name, limit in limits.items():
         long = [example for example in examples if limit is not None and example.longest > limit]
         if long:
@@ -172,6 +173,20 @@ def _check_lengths(examples: Sequence[TrainingExample], loaded: LoadedModel, max
                 f"{len(long)} of {len(examples)} pairs are longer than {name} ({limit} tokens); the longest, "
                 f"{worst.id!r}, has {worst.longest}. Nothing is cut silently: drop these pairs, or shorten them."
             )
+
+
+def check_sharded(settings: TrainingSettings) -> None:
+    """Refuse what weights spread over processes (FSDP, DeepSpeed) rule out. Raises `ConfigError`."""
+    if settings.lora is not None:
+        raise ConfigError(
+            "training.lora is set, but an adapter cannot be merged into weights that FSDP or DeepSpeed spread over "
+            "processes: launch without them, so that each process holds the model, or train all weights"
+        )
+    if settings.reference == "frozen":
+        raise ConfigError(
+            "training.reference is frozen, but FSDP or DeepSpeed spread the policy's weights over processes and not "
+            "those of a copy: set it to scored, which needs no copy"
+        )
 
 
 def _train(trainer: PreferenceTrainer, folder: Path, callbacks: Sequence[TrainerCallback]) -> None:
@@ -199,6 +214,8 @@ def _save(trainer: PreferenceTrainer, loaded: LoadedModel, output: Path) -> None
 
 def _write(trainer: PreferenceTrainer, loaded: LoadedModel, output: Path) -> None:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if trainer.is_fsdp_enabled:  # with any other kind, `save_model` writes no weights
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         trainer.save_model(str(output))
         (output / "training_args.bin").unlink(missing_ok=True)
     elif trainer.is_world_process_zero():
