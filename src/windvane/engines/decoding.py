@@ -5,7 +5,6 @@ with a recurrent state (Mamba and its hybrids) take prompts of one length at a t
 state. In both, finished rows leave the batch.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -16,7 +15,7 @@ from transformers.cache_utils import DynamicCache
 
 from windvane.engines.cache import GrowingCache, Moves, close_up, closing_moves
 from windvane.engines.drawing import next_tokens, uniforms
-from windvane.engines.logprobs import evaluating, unwrapped
+from windvane.engines.logprobs import evaluating, forward_arguments
 from windvane.errors import ModelError
 from windvane.types import Sampling
 
@@ -111,10 +110,8 @@ def _checked_draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """Return how many leading tokens all sequences share, the last token of the shortest one not counted."""
-    first, last = (
-        min(map(tuple, sequences)),
-        max(map(tuple, sequences)),
-    )  # in lexicographic order, what these two share, all share
+    ordered = sorted(map(tuple, sequences))
+    first, last = ordered[0], ordered[-1]  # what these two share, all in between share
     limit = min(map(len, sequences)) - 1
     for index in range(limit):
         if first[index] != last[index]:
@@ -130,7 +127,8 @@ class _AttentionRows:
         self._prompts = [list(prompt) for prompt in prompts]
         self._pad_id = pad_id
         self._cache = GrowingCache()
-        self._takes_positions = "position_ids" in _arguments(model)
+        self._takes_positions = "position_ids" in forward_arguments(model)
+        self._options = _last_logits_only(model)
         self._mask = torch.empty(0, dtype=torch.long)  # [rows, positions so far]
         self._next_position = torch.empty(0, dtype=torch.long)  # [rows, 1]
 
@@ -186,7 +184,7 @@ class _AttentionRows:
             past_key_values=cache,
             use_cache=True,
             **options,
-            **_last_logits_only(self._model),
+            **self._options,
         )
         logits: Tensor = output.logits[:, -1]
         return logits
@@ -220,7 +218,8 @@ class _RecurrentRows:
         self._model = model
         self._prompts = prompts
         self._cache = DynamicCache(config=model.config)
-        names = _arguments(model)
+        names = forward_arguments(model)
+        self._options = _last_logits_only(model)
         self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
         if self._cache_name not in names:
             raise ModelError(
@@ -245,17 +244,10 @@ class _RecurrentRows:
             layer.reorder_cache(order)
 
     def _forward(self, ids: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=ids, use_cache=True, **{self._cache_name: self._cache}, **_last_logits_only(self._model)
-        )
+        output = self._model(input_ids=ids, use_cache=True, **{self._cache_name: self._cache}, **self._options)
         logits: Tensor = output.logits[:, -1]
         return logits
 
 
 def _last_logits_only(model: PreTrainedModel) -> dict[str, int]:
-    return {"logits_to_keep": 1} if "logits_to_keep" in _arguments(model) else {}
-
-
-def _arguments(model: PreTrainedModel) -> frozenset[str]:
-    """What the model's forward takes by name, adapters (which take anything) looked through."""
-    return frozenset(inspect.signature(type(unwrapped(model)).forward).parameters)
+    return {"logits_to_keep": 1} if "logits_to_keep" in forward_arguments(model) else {}

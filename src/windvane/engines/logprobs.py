@@ -87,7 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
 def _kept_logits(model: nn.Module, rows: Rows) -> Tensor:
     """Run the model and return the logits at `rows.predict`, [kept, vocabulary]."""
     inner = unwrapped(model)
-    takes = _forward_arguments(type(inner))
+    takes = forward_arguments(inner)
     inputs: dict[str, Any] = {"input_ids": rows.input_ids, "attention_mask": _model_mask(inner, rows.attention_mask)}
     if "position_ids" in takes:
         inputs["position_ids"] = rows.position_ids
@@ -108,8 +108,9 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
-def _forward_arguments(kind: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
+def forward_arguments(model: nn.Module) -> frozenset[str]:
+    """Return what the model's forward takes by name, wrappers (which take anything) looked through."""
+    return frozenset(inspect.signature(type(unwrapped(model)).forward).parameters)
 
 
 def _slices_by_mask(kind: type[nn.Module]) -> bool:
@@ -150,7 +151,7 @@ def _obstacle(model: PreTrainedModel, longest: int | None) -> str | None:
     attention = getattr(config, "_attn_implementation", None)
     if attention not in ("sdpa", "eager"):
         return f"attention '{attention}' takes no custom mask"
-    if "position_ids" not in _forward_arguments(type(model)):
+    if "position_ids" not in forward_arguments(model):
         return f"{type(model).__name__} takes no position ids (recurrent, or positions made from the mask)"
     recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if recurrent:
