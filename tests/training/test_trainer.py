@@ -32,7 +32,11 @@ def arguments(folder, **changes):
 @pytest.mark.parametrize("kind", [list, Dataset.from_list], ids=["list", "datasets"])
 def test_rows_in_the_preference_format_train(tmp_path, kind):
     trainer = PreferenceTrainer(
-        tiny.model(), arguments(tmp_path), kind(ROWS), objective=DPO, processing_class=tiny.tokenizer()
+        tiny.model(),
+        arguments(tmp_path),
+        kind(ROWS),
+        objective=losses.DpoSettings(beta=0.1),  # settings do; elsewhere it is the objective made of them
+        processing_class=tiny.tokenizer(),
     )
     trainer.train()
     history = [entry for entry in trainer.state.log_history if "loss" in entry]

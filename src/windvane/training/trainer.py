@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from windvane.config import Settings
 from windvane.engines.logprobs import choose_layout, evaluating, sequence_logprobs, unwrapped
 from windvane.errors import ConfigError, DataError
-from windvane.losses import Objective, PairLogprobs, View
+from windvane.losses import LossSettings, Objective, PairLogprobs, View, make_objective
 from windvane.training import checkpoints, guards
 from windvane.training.batches import BatchPlan, PairBatches, Slot
 from windvane.training.dropout import train_without_dropout
@@ -58,17 +59,18 @@ class TrainerOptions:
 class PreferenceTrainer(Trainer):
     """A ``transformers.Trainer`` for preference pairs.
 
-    >>> objective = losses.make_objective(losses.DpoSettings(beta=0.1))
+    >>> loss = losses.DpoSettings(beta=0.1)
     >>> trainer = PreferenceTrainer(
-    ...     model, TrainingArguments("out"), train_dataset=pairs, processing_class=tokenizer, objective=objective
+    ...     model, TrainingArguments("out"), train_dataset=pairs, processing_class=tokenizer, objective=loss
     ... )
     >>> trainer.train()
 
-    `train_dataset` and `eval_dataset` hold `TrainingExample` s, `OfflinePair` s (see `windvane.data.load_preferences`),
-    or the rows of a data set in TRL's preference format; the latter two are tokenised with `processing_class`. A
-    micro-batch is ``per_device_train_batch_size`` pairs, and the loss of an optimizer step is the mean over all its
-    pairs, however they are spread over micro-batches and processes. Dropout is off, so that the policy equals its
-    reference at the start. Full fine-tuning keeps its weights in float32; with ``bf16=True`` it computes in bfloat16.
+    `objective` is a loss by its settings, or an `Objective` of one's own. `train_dataset` and `eval_dataset` hold
+    `TrainingExample` s, `OfflinePair` s (see `windvane.data.load_preferences`), or the rows of a data set in TRL's
+    preference format; the latter two are tokenised with `processing_class`. A micro-batch is
+    ``per_device_train_batch_size`` pairs, and the loss of an optimizer step is the mean over all its pairs, however
+    they are spread over micro-batches and processes. Dropout is off, so that the policy equals its reference at the
+    start. Full fine-tuning keeps its weights in float32; with ``bf16=True`` it computes in bfloat16.
     """
 
     def __init__(
@@ -78,12 +80,12 @@ class PreferenceTrainer(Trainer):
         train_dataset: Iterable[Any],
         eval_dataset: Iterable[Any] | None = None,
         *,
-        objective: Objective,
+        objective: Objective | LossSettings,
         processing_class: PreTrainedTokenizerBase | None = None,
         options: TrainerOptions | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        self.objective: Objective = objective
+        self.objective: Objective = make_objective(objective) if isinstance(objective, Settings) else objective
         self._policy = model
         self._tokenizer = processing_class
         self.options = options or TrainerOptions()
