@@ -9,34 +9,22 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
 from pydantic import Field
 
-from windvane.losses.dpo import CdpoSettings, DpoSettings, RobustDpoSettings
-from windvane.losses.ipo import IpoSettings
-from windvane.losses.kto import KtoPairSettings
 from windvane.losses.logprobs import PairLoss, SteeringLogprobs, View, with_nll
 from windvane.losses.orpo import OrpoSettings
-from windvane.losses.simpo import SimpoSettings
-from windvane.losses.slic import SlicSettings
-from windvane.losses.sppo import SppoSettings
-from windvane.losses.sso import BaseLossSettings, SsoGeneratorSettings, SsoSettings, sso_generator_loss, sso_loss
+from windvane.losses.sso import (
+    AnyBaseLoss,
+    BaseLossSettings,
+    SsoGeneratorSettings,
+    SsoSettings,
+    sso_generator_loss,
+    sso_loss,
+)
 from windvane.selection.margins import PairLogprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LossSettings = Annotated[
-    DpoSettings
-    | CdpoSettings
-    | RobustDpoSettings
-    | IpoSettings
-    | SlicSettings
-    | SimpoSettings
-    | OrpoSettings
-    | KtoPairSettings
-    | SppoSettings
-    | SsoSettings
-    | SsoGeneratorSettings,
-    Field(discriminator="type"),
-]
+LossSettings = Annotated[AnyBaseLoss | SsoSettings | SsoGeneratorSettings, Field(discriminator="type")]
 """Any loss that a policy can be trained with, told apart by its `type`."""
 
 

@@ -78,7 +78,7 @@ def sso_generator_loss(
     return guided(policy.good, reference and reference.good) + guided(policy.bad, reference and reference.bad)
 
 
-BaseLossSettings = Annotated[
+AnyBaseLoss = (
     DpoSettings
     | CdpoSettings
     | RobustDpoSettings
@@ -87,9 +87,9 @@ BaseLossSettings = Annotated[
     | SimpoSettings
     | OrpoSettings
     | KtoPairSettings
-    | SppoSettings,
-    Field(discriminator="type"),
-]
+    | SppoSettings
+)
+BaseLossSettings = Annotated[AnyBaseLoss, Field(discriminator="type")]
 """A loss on one pair, told apart by its `type`."""
 
 
