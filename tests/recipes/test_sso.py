@@ -133,6 +133,12 @@ def test_held_out_queries_are_in_no_training_pair(direct: Ran) -> None:
             assert scored.pair.prompt not in held_out
 
 
+def test_pairs_say_which_iteration_they_are_of(direct: Ran) -> None:
+    for number in (1, 2, 3):
+        kept = small.records(direct.stage(f"iteration-{number}/kept.jsonl"), ScoredPair)
+        assert {scored.pair.iteration for scored in kept} == {number}
+
+
 def test_each_iteration_starts_from_the_policy_that_the_last_one_ended_with(direct: Ran, model: Path) -> None:
     starts = [small.read_json(direct.stage(f"iteration-{n}/policy/windvane.json"))["start"] for n in (1, 2, 3)]
     assert starts == [str(model), "iteration-1/policy", "iteration-2/policy"]

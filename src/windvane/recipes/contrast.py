@@ -58,8 +58,12 @@ def make_contrast_pairs(
     *,
     sampler: str,
     scorer: str,
+    iteration: int = 0,
 ) -> ContrastSet:
-    """Make one contrast pair a query where possible; the model `sampler` writes it, the model `scorer` measures it."""
+    """Make one contrast pair a query where possible; the model `sampler` writes it, the model `scorer` measures it.
+
+    `iteration` is what the pairs say of where they come from.
+    """
     run, bench, _ = session
     size = config.shard_size
 
@@ -81,7 +85,8 @@ def make_contrast_pairs(
 
     @cache
     def made() -> MadePairs:
-        return make_pairs(queries, principles, responses, config.pairs, codec=bench.engine(sampler).chat)
+        codec = bench.engine(sampler).chat
+        return make_pairs(queries, principles, responses, config.pairs, codec=codec, iteration=iteration)
 
     principles = run.map(
         f"{stage}/principles", queries, choose, Principle, shard_size=size, label="principles",

@@ -61,7 +61,7 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
         policy, iterations = config.model, list[Iteration]()
         for number, queries in enumerate(parts, start=1):
             first = iterations[0].signal if iterations else None
-            iterations.append(iterate(session, f"iteration-{number}", queries, config, policy=policy, first=first))
+            iterations.append(iterate(session, number, queries, config, policy=policy, first=first))
             reporter.signal([iteration.signal for iteration in iterations])
             policy = str(iterations[-1].policy.folder)
         evaluation = None
@@ -78,21 +78,21 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
 
 def iterate(
     session: Session,
-    stage: str,
+    number: int,
     queries: Sequence[Query],
     config: SSOConfig,
     *,
     policy: str,
     first: SignalStatistics | None,
 ) -> Iteration:
-    """Go one round from `policy`: sample, score, select, train. `first` is the first round's signal, once it is over.
+    """Go round `number` from `policy`: sample, score, select, train. `first` is round 1's signal, once it is over.
 
     Raises `TrainingDiverged`, before it trains, where the policy has drifted too far from how it was in that round.
     """
-    sampler = policy
+    stage, sampler = f"iteration-{number}", policy
     if config.generator is not None:
-        sampler = train_generator(session, f"{stage}/generator", queries, config, config.generator, policy=policy)
-    contrast = make_contrast_pairs(session, stage, queries, config, sampler=sampler, scorer=policy)
+        sampler = train_generator(session, number, queries, config, config.generator, policy=policy)
+    contrast = make_contrast_pairs(session, stage, queries, config, sampler=sampler, scorer=policy, iteration=number)
     selection = select_pairs(session, stage, contrast.scored, config.selection)
     rule = config.evaluation.rule if config.evaluation else None
     signal = signal_statistics(contrast.scored, [scored.pair.id for scored in selection.kept], rule)
@@ -113,7 +113,7 @@ def iterate(
 
 def train_generator(
     session: Session,
-    stage: str,
+    number: int,
     queries: Sequence[Query],
     config: SSOConfig,
     generator: GeneratorSettings,
@@ -121,8 +121,8 @@ def train_generator(
     policy: str,
 ) -> str:
     """Train the data generator from the policy, on the policy's own pairs for some of the queries."""
-    some = queries[: math.ceil(generator.query_share * len(queries))]
-    contrast = make_contrast_pairs(session, stage, some, config, sampler=policy, scorer=policy)
+    stage, some = f"iteration-{number}/generator", queries[: math.ceil(generator.query_share * len(queries))]
+    contrast = make_contrast_pairs(session, stage, some, config, sampler=policy, scorer=policy, iteration=number)
     kept = select_pairs(session, stage, contrast.scored, config.selection).kept
     trained = train_stage(
         session, f"{stage}/policy", kept, training.encode_steering_pair, generator.loss, generator.training,
