@@ -132,11 +132,13 @@ def test_the_seed_deals_the_pairs_anew(whole, tmp_path):
     assert not same(whole, weights(train(tmp_path, seed=4)))
 
 
-def test_trackers_are_handed_to_transformers():
+def test_trackers_are_handed_to_transformers(monkeypatch):
+    """Whether one is installed is not the question here."""
     import torch
 
     from windvane.training.policy import training_arguments
 
+    monkeypatch.setattr("windvane.training.settings.find_spec", lambda name: name)
     for names in ((), ("tensorboard",)):
         arguments = training_arguments(
             TrainingSettings(**STEP, report_to=names), pairs=8, folder="unused", seed=0, device=torch.device("cpu")
