@@ -241,10 +241,11 @@ def test_principles_that_cannot_be_used(place: Place) -> None:
 
 
 def test_models_that_are_not_there(place: Place) -> None:
-    refused(place, lambda: place.sso("model=smolm2-135m"), "smolm2-135m", "Did you mean smollm2-135m?")
-    refused(place, lambda: place.sso("model=./modle"), "./modle", "does not exist")
-    refused(place, lambda: place.sso("model=queries.jsonl"), "queries.jsonl", "is a file")
-    refused(place, lambda: place.sso("model=nobody/nothing"), "nobody/nothing", "windvane models list")
+    # A directory each: a run that ended before it cost anything makes room for the corrected one.
+    refused(place, lambda: place.sso("model=smolm2-135m", "output_dir=a"), "smolm2-135m", "Did you mean smollm2-135m?")
+    refused(place, lambda: place.sso("model=./modle", "output_dir=b"), "./modle", "does not exist")
+    refused(place, lambda: place.sso("model=queries.jsonl", "output_dir=c"), "queries.jsonl", "is a file")
+    refused(place, lambda: place.sso("model=nobody/nothing", "output_dir=d"), "nobody/nothing", "windvane models list")
 
 
 def test_a_folder_without_a_model(place: Place) -> None:
@@ -374,7 +375,8 @@ def test_a_preference_file_that_changed_is_not_taken_for_the_old_one(place: Plac
     assert train(place, rows=[GOOD]).code == 0
     changed = train(place, rows=[GOOD, {**GOOD, "prompt": "Name another."}])
     assert changed.code == 2
-    assert "a file that the run reads has changed" in changed.err
+    assert "has changed" in changed.err
+    assert "another output_dir" in changed.err
 
 
 def test_a_run_without_what_is_asked_of_it(place: Place) -> None:
