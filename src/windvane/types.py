@@ -138,7 +138,6 @@ class PairScores(Record):
     """y⁻ given x⁻"""
     original_bad: Logprob
     """yᵒ given x⁻"""
-    original_plain: Logprob | None = None
 
 
 class ScoredPair(Record):
