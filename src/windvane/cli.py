@@ -50,6 +50,15 @@ def sso(config: ConfigFile, set_: Overrides = None) -> None:
 
 
 @app.command()
+def sera(config: ConfigFile, set_: Overrides = None) -> None:
+    """Align a model on offline preference pairs, which it reviews by its own implicit reward."""
+    from windvane.recipes.sera import run_sera
+    from windvane.recipes.sera_config import SeraConfig
+
+    run_sera(_load(SeraConfig, config, set_))
+
+
+@app.command()
 def pairs(config: ConfigFile, set_: Overrides = None) -> None:
     """Only make the preference pairs, in the format that TRL, Axolotl and LLaMA-Factory read."""
     from windvane.recipes.pairs import PairsConfig, run_pairs

@@ -88,6 +88,13 @@ class ResponseSet(Record):
     """yᵒ ~ π(·|x)"""
 
 
+class Samples(Record):
+    """Several responses that one policy gave to the same query."""
+
+    query_id: str
+    responses: tuple[Completion, ...]
+
+
 class Pair(Record):
     """A preference pair, ready to be scored, selected and trained on.
 
@@ -138,6 +145,26 @@ class PairScores(Record):
     """y⁻ given x⁻"""
     original_bad: Logprob
     """yᵒ given x⁻"""
+
+
+class SideScores(Record):
+    """Log-probabilities of the two sides of any pair, given its prompt, under one model."""
+
+    chosen: Logprob
+    rejected: Logprob
+
+
+class ReferencedPair(Record):
+    """A pair as it is trained on, with the reference's log-probabilities; None where nothing on file is asked for."""
+
+    pair: Pair
+    reference: SideScores | None = None
+
+
+class PromptScores(Record):
+    """Log-probabilities of several responses to one prompt, in the order in which they were asked for."""
+
+    logprobs: tuple[Logprob, ...]
 
 
 class ScoredPair(Record):

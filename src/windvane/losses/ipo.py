@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from windvane.losses.logprobs import PairLossSettings
+from windvane.selection.implicit_margin import RewardForm
 from windvane.selection.margins import PairLogprobs
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def ipo_loss(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> T
 
 class IpoSettings(PairLossSettings):
     """Identity preference optimisation, on log-probabilities per token."""
+
+    implicit_reward: ClassVar[RewardForm] = "mean_log_ratio"
 
     type: Literal["ipo"] = "ipo"
     beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)

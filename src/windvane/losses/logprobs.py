@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import Field
 
 from windvane.config import Settings
+from windvane.selection.implicit_margin import RewardForm
 from windvane.selection.margins import PairLogprobs
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class PairLossSettings(Settings):
     """What the settings of every pair loss share."""
 
     needs_reference: ClassVar[bool] = True
+    implicit_reward: ClassVar[RewardForm] = "log_ratio"
+    """The reward that the loss makes of the policy itself, up to a factor; SeRA's margins are differences of it."""
 
     nll_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """γ: weight of the chosen response's negative log-likelihood (nats per token) beside the loss. 0 adds nothing."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from windvane.config import Settings
 from windvane.losses.logprobs import chosen_nll, log_sigmoid
+from windvane.selection.implicit_margin import RewardForm
 from windvane.selection.margins import PairLogprobs
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class OrpoSettings(Settings):
     """Odds-ratio preference optimisation; the likelihood of the chosen response is part of it, so no reference."""
 
     needs_reference: ClassVar[bool] = False
+    implicit_reward: ClassVar[RewardForm] = "log_odds"
 
     type: Literal["orpo"] = "orpo"
     beta: float = Field(default=0.1, gt=0, allow_inf_nan=False)

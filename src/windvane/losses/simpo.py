@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from windvane.losses.logprobs import PairLossSettings, log_sigmoid
+from windvane.selection.implicit_margin import RewardForm
 from windvane.selection.margins import PairLogprobs
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class SimpoSettings(PairLossSettings):
     """Simple preference optimisation, which needs no reference."""
 
     needs_reference: ClassVar[bool] = False
+    implicit_reward: ClassVar[RewardForm] = "mean_logp"
 
     type: Literal["simpo"] = "simpo"
     beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)

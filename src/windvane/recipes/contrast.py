@@ -163,7 +163,7 @@ def _listed(reasons: Counter[str]) -> str:
 
 def select_pairs(
     session: Session, stage: str, scored: Sequence[ScoredPair], settings: SteeringFilterSettings
-) -> Selection:
+) -> Selection[ScoredPair]:
     """Filter pairs; what is kept, what is dropped and why, and the thresholds are on file and on screen.
 
     Raises `DataError` where nothing is left to train on.

@@ -8,8 +8,10 @@ from rich.console import Console
 
 from windvane import __version__
 from windvane.evaluation.policy import Evaluation, EvaluationSettings
+from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.evaluation.signal import SignalStatistics
 from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
+from windvane.reporting.rounds import accuracy_table, rounds_table
 from windvane.run import RunDirectory
 from windvane.selection import SelectionSummary
 from windvane.types import Completion, Query
@@ -31,6 +33,15 @@ class Reporter:
     def signal(self, iterations: list[SignalStatistics]) -> None:
         """Show the signal of all iterations so far."""
         self._console.print(signal_table([each.model_dump() for each in iterations]))
+
+    def rounds(self, rounds: Sequence[Mapping[str, Any]]) -> None:
+        """Show what SeRA's rounds so far kept and added, and what their policies prefer."""
+        self._console.print(rounds_table(rounds))
+
+    def accuracy(self, accuracy: RewardAccuracy | None) -> None:
+        """Show how often the implicit reward agrees with held-out labels, where there are any."""
+        if accuracy is not None:
+            self._console.print(accuracy_table(accuracy))
 
     def comparison(
         self,

@@ -37,7 +37,7 @@ class SelectResult(NamedTuple):
     pairs: Path
     """The kept pairs, as a preference file."""
     run: Path
-    selection: Selection
+    selection: Selection[ScoredPair]
 
 
 def run_select(config: SelectConfig, *, console: Console | None = None) -> SelectResult:

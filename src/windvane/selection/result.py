@@ -3,9 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from windvane.types import Dropped, Record, ScoredPair
+from windvane.types import Dropped, Record
+
+Kept = TypeVar("Kept", bound=Record)
+"""The records that a selector selects among, such as `ScoredPair`."""
 
 
 class SelectionSummary(Record):
@@ -19,10 +22,10 @@ class SelectionSummary(Record):
     """What the steps compared with, in nats per token; a step that was off or that nothing reached has none."""
 
 
-class Selection(NamedTuple):
+class Selection(NamedTuple, Generic[Kept]):
     """Every pair once: kept, or dropped with a reason and the numbers behind it; each in the order of the input."""
 
-    kept: tuple[ScoredPair, ...]
+    kept: tuple[Kept, ...]
     dropped: tuple[Dropped, ...]
     thresholds: Mapping[str, float] = MappingProxyType({})
     """What the steps compared with, by name."""

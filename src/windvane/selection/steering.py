@@ -47,7 +47,7 @@ def gap_rejected(scores: PairScores) -> float:
     return scores.rejected_bad.mean - scores.rejected_good.mean
 
 
-def steering_filter(scored: Sequence[ScoredPair], settings: SteeringFilterSettings) -> Selection:
+def steering_filter(scored: Sequence[ScoredPair], settings: SteeringFilterSettings) -> Selection[ScoredPair]:
     """Return the pairs that pass every step, and the others with the first step that they fail.
 
     Steps: ``not_finite`` (always: a log-probability that is no finite number), ``rule``, ``ordering``, ``on_policy``,

@@ -19,6 +19,7 @@ _HOMES = {
     "TrainingSettings": "settings",
     "adapter_off": "reference",
     "encode_pair": "examples",
+    "encode_referenced_pair": "examples",
     "encode_steering_pair": "examples",
     "frozen_copy": "reference",
     "join_reference": "examples",
@@ -39,6 +40,7 @@ __all__ = [
     "TrainingSettings",
     "adapter_off",
     "encode_pair",
+    "encode_referenced_pair",
     "encode_steering_pair",
     "frozen_copy",
     "join_reference",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         EncodedPair,
         TrainingExample,
         encode_pair,
+        encode_referenced_pair,
         encode_steering_pair,
         join_reference,
     )

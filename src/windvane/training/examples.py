@@ -16,7 +16,7 @@ from windvane.engines.rows import ResponseGroup, Rows
 from windvane.engines.sums import SequenceLogprobs
 from windvane.errors import DataError
 from windvane.losses import PairLogprobs, View
-from windvane.types import Completion, Message, Pair, ScoredPair
+from windvane.types import Completion, Message, Pair, ReferencedPair, ScoredPair
 
 
 class EncodedPair(NamedTuple):
@@ -74,6 +74,14 @@ def encode_pair(chat: ChatFormat, pair: Pair | OfflinePair) -> TrainingExample:
         chosen, rejected = pair.chosen, pair.rejected
     encoded = EncodedPair(prompt, _response_ids(chat, chosen), _response_ids(chat, rejected))
     return TrainingExample(pair.id, {"plain": _checked(encoded, pair.id)})
+
+
+def encode_referenced_pair(chat: ChatFormat, given: ReferencedPair) -> TrainingExample:
+    """Return a pair in its plain view, with the reference that lies beside it, if any."""
+    example, reference = encode_pair(chat, given.pair), given.reference
+    if reference is None:
+        return example
+    return replace(example, reference={"plain": (reference.chosen.sum, reference.rejected.sum)})
 
 
 def encode_steering_pair(chat: ChatFormat, scored: ScoredPair) -> TrainingExample:
