@@ -2,6 +2,7 @@
 
 import io
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
@@ -66,12 +67,30 @@ def pairs(config: ConfigFile, set_: Overrides = None) -> None:
     run_pairs(_load(PairsConfig, config, set_))
 
 
+class By(StrEnum):
+    """What `windvane select` selects by."""
+
+    steering = "steering"
+    margin = "margin"
+
+
 @app.command()
-def select(config: ConfigFile, set_: Overrides = None) -> None:
-    """Only filter pairs: kept and dropped, with reasons and thresholds."""
+def select(
+    config: ConfigFile,
+    set_: Overrides = None,
+    by: Annotated[By, typer.Option("--by", help="The filter of SSO, or the implicit reward margin.")] = By.steering,
+) -> None:
+    """Only filter pairs: kept and dropped, with reasons and thresholds.
+
+    By `steering`, the scored pairs of an earlier run; by `margin`, any preference file, under any policy and reference.
+    """
+    from windvane.recipes.audit import AuditConfig, run_audit
     from windvane.recipes.select import SelectConfig, run_select
 
-    run_select(_load(SelectConfig, config, set_))
+    if by is By.margin:
+        run_audit(_load(AuditConfig, config, set_))
+    else:
+        run_select(_load(SelectConfig, config, set_))
 
 
 @app.command()

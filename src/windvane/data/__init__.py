@@ -9,7 +9,7 @@ from windvane.data.preferences import OfflinePair, PreferenceSet, load_preferenc
 from windvane.data.queries import QuerySet, load_queries, normalised_prompt, read_queries
 from windvane.data.source import DataSource, PreferenceSource
 from windvane.data.splitting import QuerySplit, leave_out, split_queries
-from windvane.data.writing import write_preferences
+from windvane.data.writing import write_offline_preferences, write_preferences
 
 __all__ = [
     "DataSource",
@@ -25,5 +25,6 @@ __all__ = [
     "read_preferences",
     "read_queries",
     "split_queries",
+    "write_offline_preferences",
     "write_preferences",
 ]

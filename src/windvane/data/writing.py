@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from windvane.data.preferences import OfflinePair
 from windvane.errors import DataError
 from windvane.types import Logprob, Pair, PairScores
 
@@ -21,11 +22,21 @@ def write_preferences(path: Path, pairs: Iterable[Pair], *, scores: Mapping[str,
     p⁻); for a pair whose id is in `scores`, ``logp_<response>_<prompt>`` (nats, summed) and ``tokens_<response>``.
     Every row has the same columns; one that no row fills is left out, so that readers find a type for each.
     """
+    return _write_rows(path, [_row(pair, (scores or {}).get(pair.id)) for pair in pairs])
+
+
+def write_offline_preferences(
+    path: Path, pairs: Iterable[OfflinePair], *, columns: Mapping[str, Mapping[str, Any]]
+) -> int:
+    """Write pairs that came with the data, with their other columns and those of `columns` (by id), as above."""
+    return _write_rows(path, [_offline_row(pair) | dict(columns.get(pair.id, {})) for pair in pairs])
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> int:
     if path.suffix not in SUFFIXES:
         raise DataError(
             f"{path}: pairs are written as {' or '.join(SUFFIXES)}, not as {path.suffix or 'a file without suffix'}."
         )
-    rows = [_row(pair, (scores or {}).get(pair.id)) for pair in pairs]
     if not rows:
         raise DataError(f"{path}: there are no pairs to write.")
     names = dict.fromkeys(name for row in rows for name in row)
@@ -56,6 +67,17 @@ def _write(path: Path, table: list[dict[str, Any]]) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+def _offline_row(pair: OfflinePair) -> dict[str, Any]:
+    return {
+        "prompt": [message.model_dump() for message in pair.prompt],
+        "chosen": [{"role": "assistant", "content": pair.chosen}],
+        "rejected": [{"role": "assistant", "content": pair.rejected}],
+        "id": pair.id,
+        "source": pair.source,
+        **pair.extra,
+    }
 
 
 def _row(pair: Pair, scores: PairScores | None) -> dict[str, Any]:

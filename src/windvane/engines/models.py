@@ -76,6 +76,12 @@ def load_model(reference: str, settings: EngineSettings) -> LoadedModel:
     return LoadedModel(model=model, tokenizer=tokenizer, chat=chat, name=reference)
 
 
+def load_chat(reference: str, settings: EngineSettings) -> ChatFormat:
+    """Load a model's tokenizer alone, with its chat template; raises as `load_model` does."""
+    with quiet_transformers(), _explained(reference, settings):
+        return ChatFormat(_load_tokenizer(shelf.locate(reference), settings))
+
+
 def stop_ids(model: PreTrainedModel, chat: ChatFormat) -> frozenset[int]:
     """Return all end ids: `generation_config.eos_token_id` (one or a list), the tokenizer's, the chat template's."""
     configured = getattr(model.generation_config, "eos_token_id", None)

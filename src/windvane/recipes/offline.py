@@ -18,7 +18,16 @@ from windvane.evaluation.reward_accuracy import RewardAccuracy, reward_accuracy
 from windvane.losses import BaseLossSettings, DpoSettings
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.session import ModelRunConfig, Session
-from windvane.selection import NoiseSettings, PairMargin, RewardForm, ensembled, flip_labels, implicit_margin
+from windvane.selection import (
+    NoiseSettings,
+    PairMargin,
+    RewardForm,
+    Selection,
+    SelectionSummary,
+    ensembled,
+    flip_labels,
+    implicit_margin,
+)
 from windvane.selection.implicit_margin import needs_reference
 from windvane.training.settings import TrainingSettings
 from windvane.types import (
@@ -140,14 +149,9 @@ def read_offline(session: Session, config: OfflineConfig, *, avoid: Sequence[Que
 
     Pairs whose prompt is one of `avoid` are left out. Raises `DataError` where nothing is left to train on.
     """
-    run, bench, _ = session
+    run = session.run
     given = load_preferences(config.preferences, limit=config.max_pairs)
-
-    def tokenised() -> list[Pair]:
-        chat = bench.engine(config.model).chat
-        return [as_token_ids(pair, chat) for pair in given]
-
-    pairs = run.once("pairs", tokenised, Pair, inputs=(given, bench.identity(config.model)))
+    pairs = tokenised(session, given, model=config.model)
     train, held_out = _split(pairs, config, {spoken_words(query) for query in avoid})
     if config.noise is None:
         return OfflineData(train, held_out, frozenset())
@@ -159,6 +163,17 @@ def read_offline(session: Session, config: OfflineConfig, *, avoid: Sequence[Que
         inputs=(pairs, config.noise),
     )
     return OfflineData(noisy.pairs, held_out, noisy.flipped)
+
+
+def tokenised(session: Session, given: Sequence[OfflinePair], *, model: str) -> list[Pair]:
+    """Return the pairs as a model's token ids, as a stage of the run."""
+    run, bench, _ = session
+
+    def make() -> list[Pair]:
+        chat = bench.engine(model).chat
+        return [as_token_ids(pair, chat) for pair in given]
+
+    return run.once("pairs", make, Pair, inputs=(given, bench.identity(model)))
 
 
 def as_token_ids(pair: OfflinePair, chat: ChatFormat) -> Pair:
@@ -259,6 +274,15 @@ def pair_margins(
 
     scores = [[ledger.sides(model, pair) for pair in pairs] for model in panel.members]
     return session.run.once(stage, make, PairMargin, inputs=(pairs, scores, form, gamma))
+
+
+def keep_margins(session: Session, place: str, margins: Sequence[PairMargin], selection: Selection[PairMargin]) -> None:
+    """Put on file what a margin kept, what it dropped and why, and the thresholds; show it, too."""
+    run, inputs = session.run, list(margins)
+    run.once(f"{place}/kept", lambda: selection.kept, PairMargin, inputs=inputs)
+    run.once(f"{place}/dropped", lambda: selection.dropped, Dropped, inputs=inputs)
+    run.once(f"{place}/selection", lambda: [selection.summary()], SelectionSummary, inputs=inputs)
+    session.reporter.selection(selection.summary())
 
 
 def measure_reference(config: OfflineConfig, data: OfflineData, ledger: LogprobLedger) -> None:

@@ -11,10 +11,10 @@ from windvane.evaluation.policy import Evaluation, EvaluationSettings
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.evaluation.signal import SignalStatistics
 from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
-from windvane.reporting.rounds import accuracy_table, rounds_table
+from windvane.reporting.rounds import accuracy_table, doubted_table, rounds_table
 from windvane.run import RunDirectory
-from windvane.selection import SelectionSummary
-from windvane.types import Completion, Query
+from windvane.selection import PairMargin, SelectionSummary
+from windvane.types import Completion, Pair, Query
 
 SUMMARY = "summary.json"
 
@@ -37,6 +37,11 @@ class Reporter:
     def rounds(self, rounds: Sequence[Mapping[str, Any]]) -> None:
         """Show what SeRA's rounds so far kept and added, and what their policies prefer."""
         self._console.print(rounds_table(rounds))
+
+    def audit(self, agreement: RewardAccuracy, margins: Sequence[PairMargin], pairs: Sequence[Pair]) -> None:
+        """Show how often a policy agrees with the labels, and the pairs on which it disagrees most."""
+        self._console.print(accuracy_table(agreement, title="Pairs whose label the policy agrees with"))
+        self._console.print(doubted_table(margins, pairs))
 
     def accuracy(self, accuracy: RewardAccuracy | None) -> None:
         """Show how often the implicit reward agrees with held-out labels, where there are any."""

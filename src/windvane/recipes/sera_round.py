@@ -13,6 +13,7 @@ from windvane.recipes.offline import (
     both_sides,
     distinct_queries,
     held_out_accuracy,
+    keep_margins,
     pair_margins,
     train_on,
 )
@@ -20,7 +21,7 @@ from windvane.recipes.policy import TrainedPolicy
 from windvane.recipes.sera_config import SeraConfig
 from windvane.recipes.session import Session
 from windvane.seeds import derive_seed
-from windvane.selection import NoiseRemoval, PairMargin, Selection, SelectionSummary, noise_removal, select_by_margin
+from windvane.selection import NoiseRemoval, noise_removal, select_by_margin
 from windvane.selection.implicit_margin import needs_reference
 from windvane.types import Dropped, Pair
 
@@ -69,7 +70,7 @@ def review_pairs(
         ledger.measure(name, model, both_sides(data.train))
     margins = pair_margins(session, f"{place}/margins", data.train, ledger, panel, form=config.reward, gamma=gamma)
     selection = select_by_margin(margins, config.selection)
-    keep_on_file(session, place, margins, selection)
+    keep_margins(session, place, margins, selection)
     names = {pair.id for pair in selection.kept}
     added = None
     if config.bootstrapping is not None:
@@ -83,15 +84,6 @@ def review_pairs(
     return Review(
         [pair for pair in data.train if pair.id in names], selection.dropped, added, noise, dict(selection.thresholds)
     )
-
-
-def keep_on_file(session: Session, place: str, margins: Sequence[PairMargin], selection: Selection[PairMargin]) -> None:
-    """Write what was kept, what was dropped and why, and the thresholds; show them, too."""
-    run, inputs = session.run, list(margins)
-    run.once(f"{place}/kept", lambda: selection.kept, PairMargin, inputs=inputs)
-    run.once(f"{place}/dropped", lambda: selection.dropped, Dropped, inputs=inputs)
-    run.once(f"{place}/selection", lambda: [selection.summary()], SelectionSummary, inputs=inputs)
-    session.reporter.selection(selection.summary())
 
 
 def train_round(

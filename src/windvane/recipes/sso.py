@@ -18,12 +18,13 @@ from windvane.evaluation.drift import check_drift
 from windvane.evaluation.policy import Evaluation
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
 from windvane.recipes.compare import compare_policies, read_and_split
-from windvane.recipes.contrast import make_contrast_pairs, score_with, select_pairs
+from windvane.recipes.contrast import make_contrast_pairs, select_pairs
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.report import write_summary
+from windvane.recipes.review import review_by_margin, scores_of_initial
 from windvane.recipes.session import Session, open_session
 from windvane.recipes.sso_config import MAY_CHANGE, GeneratorSettings, SSOConfig
-from windvane.types import Query, ScoredPair
+from windvane.types import Query
 
 
 class Iteration(NamedTuple):
@@ -95,19 +96,18 @@ def iterate(
     contrast = make_contrast_pairs(session, stage, queries, config, sampler=sampler, scorer=policy, iteration=number)
     selection = select_pairs(session, stage, contrast.scored, config.selection)
     rule = config.evaluation.rule if config.evaluation else None
-    signal = signal_statistics(contrast.scored, [scored.pair.id for scored in selection.kept], rule)
+    initial = scores_of_initial(session, stage, selection.kept, config, policy=policy)
+    reviewed = review_by_margin(session, stage, selection.kept, initial, config, policy=policy)
+    signal = signal_statistics(contrast.scored, [scored.pair.id for scored in reviewed.kept], rule)
     check_drift(first or signal, signal, config.drift)
-    pairs: Sequence[ScoredPair] = selection.kept
-    settings = config.training
+    pairs, settings = list(reviewed.kept), config.training
     if config.reference == "initial" and policy != config.model:
-        kept = [scored.pair for scored in selection.kept]
-        pairs = score_with(session, f"{stage}/reference", kept, model=config.model, shard_size=config.shard_size)
-        settings = settings.away_from_reference()
+        pairs, settings = [initial[scored.pair.id] for scored in reviewed.kept], settings.away_from_reference()
     trained = train_stage(
         session, f"{stage}/policy", pairs, training.encode_steering_pair, config.loss, settings,
         start=policy, seed=config.seed,
     )  # fmt: skip
-    reasons = Counter(record.reason for record in (*contrast.dropped, *selection.dropped))
+    reasons = Counter(record.reason for record in (*contrast.dropped, *selection.dropped, *reviewed.dropped))
     return Iteration(trained, signal, len(queries), reasons)
 
 

@@ -9,7 +9,7 @@ from windvane.evaluation.drift import DriftLimits
 from windvane.losses import LossSettings, SsoGeneratorSettings, SsoSettings, make_objective
 from windvane.recipes.compare import HeldOutEvaluation
 from windvane.recipes.contrast import ContrastConfig
-from windvane.selection import SteeringFilterSettings
+from windvane.selection import MarginFilterSettings, SteeringFilterSettings
 from windvane.training.settings import TrainingSettings
 
 MAY_CHANGE = frozenset({"drift", "training.guards"})
@@ -38,6 +38,9 @@ class SSOConfig(ContrastConfig):
     """Reference of the loss: the policy that the iteration begins with, or the model that the run began with."""
     selection: SteeringFilterSettings = SteeringFilterSettings()
     """Which pairs are trained on."""
+    margin_selection: MarginFilterSettings | None = None
+    """SeRA's selector on what `selection` left, from the second iteration on (before, policy and first model are the
+    same, and every margin is 0): the policy's margin over the first model; null leaves it out."""
     loss: LossSettings = SsoSettings()
     """`sso` steers; a base loss alone is the baseline PBAA, and what generator mode trains the policy with."""
     training: TrainingSettings = TrainingSettings()
@@ -60,6 +63,15 @@ class SSOConfig(ContrastConfig):
         if self.mode == "generator" and isinstance(self.loss, SsoSettings):
             raise ValueError(
                 "generator mode trains the policy with a base loss alone: set loss.type to ipo, dpo or another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> Self:
+        if self.margin_selection is not None and self.iterations == 1:
+            raise ValueError(
+                "margin_selection has no effect with iterations: 1, as the policy is still the first model: raise "
+                "iterations, or leave it out"
             )
         return self
 

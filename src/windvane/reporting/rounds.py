@@ -7,6 +7,8 @@ from rich.table import Table
 
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.reporting.cells import MISSING, add_row, number, percent, plain, table
+from windvane.selection import PairMargin
+from windvane.types import Pair
 
 
 def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
@@ -33,14 +35,30 @@ def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
-def accuracy_table(accuracy: RewardAccuracy) -> Table:
-    """Return how often the implicit reward prefers the chosen response, over all held-out pairs and by source."""
-    made = table("Held-out pairs whose chosen response has the larger implicit reward", "", "pairs", "share", "95 %")
+HELD_OUT = "Held-out pairs whose chosen response has the larger implicit reward"
+
+
+def accuracy_table(accuracy: RewardAccuracy, *, title: str = HELD_OUT) -> Table:
+    """Return how often the implicit reward prefers the chosen response, over all pairs and by source."""
+    made = table(title, "", "pairs", "share", "95 %")
     rows = [("all", accuracy.n, accuracy.accuracy, accuracy.accuracy_ci)]
     rows += [(each.source, each.n, each.accuracy, each.accuracy_ci) for each in accuracy.by_source]
     for name, n, share, interval in rows:
         between = MISSING if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
         add_row(made, plain(name), str(n), number(share), between)
+    return made
+
+
+def doubted_table(margins: Sequence[PairMargin], pairs: Sequence[Pair], *, limit: int = 5) -> Table:
+    """Return the `limit` pairs of the smallest margins: the labels that the policy doubts most."""
+    made = table("The labels that the policy doubts most", "id", "margin", "chosen", "rejected")
+    for column in made.columns[2:]:
+        column.justify = "left"
+    by_id = {pair.id: pair for pair in pairs}
+    for each in sorted(margins, key=lambda margin: (margin.margin, margin.id))[:limit]:
+        pair = by_id[each.id]
+        texts = (plain(side.text.strip(), limit=60) for side in (pair.chosen, pair.rejected))
+        made.add_row(plain(each.id, limit=24), number(each.margin), *texts)
     return made
 
 

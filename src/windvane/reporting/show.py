@@ -10,6 +10,7 @@ from rich.text import Text
 
 from windvane.evaluation.policy import Evaluation, Limits
 from windvane.reporting.console import evaluation_table, signal_table, status_table
+from windvane.reporting.rounds import rounds_table
 from windvane.run import RunDirectory, run_status
 
 
@@ -32,6 +33,9 @@ def summary_tables(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Ren
     iterations = [row for row in summary.get("iterations") or () if isinstance(row, Mapping)]
     if iterations:
         parts.append(signal_table(iterations))
+    rounds = [row for row in summary.get("rounds") or () if isinstance(row, Mapping)]
+    if rounds:
+        parts.append(rounds_table(rounds))
     if summary.get("evaluation") is not None:
         parts.append(_evaluation(summary["evaluation"], config.get("evaluation") or {}))
     return Group(*parts)

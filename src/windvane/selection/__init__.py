@@ -2,6 +2,7 @@
 
 from windvane.selection.implicit_margin import (
     ImplicitMarginSettings,
+    MarginFilterSettings,
     PairMargin,
     RewardForm,
     ensembled,
@@ -17,6 +18,7 @@ from windvane.selection.steering import SteeringFilterSettings, gap_chosen, gap_
 __all__ = [
     "FlippedPairs",
     "ImplicitMarginSettings",
+    "MarginFilterSettings",
     "NoiseRemoval",
     "NoiseSettings",
     "PairLogprobs",

@@ -71,21 +71,26 @@ class PairMargin(Record):
     """m under the policy of the round before that, where there is one."""
 
 
-class ImplicitMarginSettings(Settings):
-    """Which of the offline pairs a round trains on."""
+class MarginFilterSettings(Settings):
+    """Which pairs are kept, by their implicit reward margin."""
 
     keep: Share = 0.7
     """Share of the pairs that is kept, those of the largest margins; 1 keeps all."""
     by_source: bool | dict[str, Share] = False
     """Whether `keep` holds within each source of the data; a mapping gives sources a share of their own, as in
     ``{forum: 0.5}``, and the others `keep`. A source with larger margins would crowd out the rest otherwise."""
-    gamma: float = Field(default=0.7, ge=0, le=1)
-    """γ: weight of the last policy's margin, the rest is the one's before it; 1 is the last policy alone."""
     reward: Literal["auto"] | RewardForm = "auto"
-    """Form of the implicit reward; `auto` is the one that the loss trains."""
+    """Form of the implicit reward; `auto` is the one that the loss trains, or where there is none, ``log_ratio``."""
 
 
-def select_by_margin(pairs: Sequence[PairMargin], settings: ImplicitMarginSettings) -> Selection[PairMargin]:
+class ImplicitMarginSettings(MarginFilterSettings):
+    """Which pairs a round of SeRA keeps, by the last two policies."""
+
+    gamma: float = Field(default=0.7, gt=0, le=1)
+    """γ: weight of the last policy's margin, the rest is the one's before it; 1 is the last policy alone."""
+
+
+def select_by_margin(pairs: Sequence[PairMargin], settings: MarginFilterSettings) -> Selection[PairMargin]:
     """Return the pairs of the largest margins: ``keep · n`` of them, rounded half up, and one at the least.
 
     Dropped for ``not_finite`` (a margin that is no finite number) or ``low_margin``. Among equal margins the smaller
@@ -106,7 +111,7 @@ def select_by_margin(pairs: Sequence[PairMargin], settings: ImplicitMarginSettin
     return Selection(tuple(pair for pair in pairs if pair.id in kept), tuple(dropped), thresholds)
 
 
-def _refuse_flat(pairs: Sequence[PairMargin], settings: ImplicitMarginSettings) -> None:
+def _refuse_flat(pairs: Sequence[PairMargin], settings: MarginFilterSettings) -> None:
     if settings.keep < 1 and len(pairs) > 1 and len({pair.margin for pair in pairs}) == 1:
         raise DataError(
             f"all {len(pairs)} margins are {pairs[0].margin:g}, so none of the pairs can be told from another: policy "
@@ -114,12 +119,12 @@ def _refuse_flat(pairs: Sequence[PairMargin], settings: ImplicitMarginSettings) 
         )
 
 
-def _group(pair: PairMargin, settings: ImplicitMarginSettings) -> str:
+def _group(pair: PairMargin, settings: MarginFilterSettings) -> str:
     return "margin" if settings.by_source is False else f"margin of {pair.source or 'no source'}"
 
 
 def _by_source(
-    pairs: Iterable[PairMargin], finite: Iterable[PairMargin], settings: ImplicitMarginSettings
+    pairs: Iterable[PairMargin], finite: Iterable[PairMargin], settings: MarginFilterSettings
 ) -> dict[str, tuple[float, list[PairMargin]]]:
     own = settings.by_source if isinstance(settings.by_source, dict) else {}
     known = sorted({pair.source for pair in pairs if pair.source is not None})
@@ -136,7 +141,7 @@ def _by_source(
     return groups
 
 
-def _reason(pair: PairMargin, thresholds: dict[str, float], settings: ImplicitMarginSettings) -> Dropped:
+def _reason(pair: PairMargin, thresholds: dict[str, float], settings: MarginFilterSettings) -> Dropped:
     if not math.isfinite(pair.margin):
         return Dropped(id=pair.id, reason="not_finite", detail=f"margin {pair.margin}")
     lowest = thresholds[_group(pair, settings)]
