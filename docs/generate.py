@@ -24,17 +24,25 @@ class Page(NamedTuple):
 def config_page() -> str:
     """Return the tables of all configurations, one section for each command that takes one."""
     from windvane.config import Settings, markdown_table
+    from windvane.recipes.audit import AuditConfig
     from windvane.recipes.augment import AugmentConfig
     from windvane.recipes.evaluate import EvaluateConfig
     from windvane.recipes.pairs import PairsConfig
     from windvane.recipes.preference import TrainConfig
     from windvane.recipes.select import SelectConfig
+    from windvane.recipes.sera_config import SeraConfig
     from windvane.recipes.sso_config import SSOConfig
 
     configs: list[tuple[str, type[Settings], str]] = [
         ("sso", SSOConfig, "Align a model by SSO: `sso.yaml`, `sso-generator.yaml` and `pbaa.yaml` in examples/."),
+        (
+            "sera",
+            SeraConfig,
+            "Align a model by SeRA: `sera.yaml`, `sera-smollm2.yaml` and `sera-from-pairs.yaml` in examples/.",
+        ),
         ("pairs", PairsConfig, "Only make preference pairs."),
         ("select", SelectConfig, "Only filter the pairs of an earlier run."),
+        ("select --by margin", AuditConfig, "Audit a preference file: the implicit reward margin of each pair."),
         ("train", TrainConfig, "Train on any preference file with any loss on pairs."),
         ("evaluate", EvaluateConfig, "Compare a policy with the model that it began as."),
         ("queries augment", AugmentConfig, "Write new queries from seed queries."),

@@ -15,6 +15,11 @@ _HOMES = {
     "SSOConfig": "windvane.recipes.sso_config",
     "SSOResult": "windvane.recipes.sso",
     "run_sso": "windvane.recipes.sso",
+    "SeraConfig": "windvane.recipes.sera_config",
+    "SeraResult": "windvane.recipes.sera",
+    "run_sera": "windvane.recipes.sera",
+    "AuditConfig": "windvane.recipes.audit",
+    "run_audit": "windvane.recipes.audit",
     "PairsConfig": "windvane.recipes.pairs",
     "run_pairs": "windvane.recipes.pairs",
     "TrainConfig": "windvane.recipes.preference",
@@ -26,16 +31,21 @@ _HOMES = {
     "selection": "windvane.selection",
 }
 __all__ = [
+    "AuditConfig",
     "LocalEngine",
     "PairsConfig",
     "PreferenceTrainer",
     "SSOConfig",
     "SSOResult",
+    "SeraConfig",
+    "SeraResult",
     "TrainConfig",
     "__version__",
     "load_model",
     "losses",
+    "run_audit",
     "run_pairs",
+    "run_sera",
     "run_sso",
     "run_train",
     "selection",
@@ -45,8 +55,11 @@ if TYPE_CHECKING:
     from windvane import losses, selection
     from windvane.engines.local import LocalEngine
     from windvane.engines.models import load_model
+    from windvane.recipes.audit import AuditConfig, run_audit
     from windvane.recipes.pairs import PairsConfig, run_pairs
     from windvane.recipes.preference import TrainConfig, run_train
+    from windvane.recipes.sera import SeraResult, run_sera
+    from windvane.recipes.sera_config import SeraConfig
     from windvane.recipes.sso import SSOResult, run_sso
     from windvane.recipes.sso_config import SSOConfig
     from windvane.training import PreferenceTrainer

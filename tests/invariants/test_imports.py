@@ -18,6 +18,7 @@ DIRECTION = (
     {"principles", "queries", "sampling", "judging"},
     {"pairs", "preambles"},
     {"selection"},
+    {"bootstrapping"},
     {"losses"},
     {"training"},
     {"evaluation", "reporting", "doctor"},
@@ -39,7 +40,18 @@ LIGHT = (
     "windvane.training.settings",
     *(
         f"windvane.recipes.{name}"
-        for name in ("sso_config", "sso", "pairs", "select", "preference", "evaluate", "augment")
+        for name in (
+            "sso_config",
+            "sso",
+            "pairs",
+            "select",
+            "preference",
+            "evaluate",
+            "augment",
+            "sera_config",
+            "sera",
+            "audit",
+        )
     ),
 )
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft")

@@ -14,12 +14,16 @@ from windvane.config import Settings
 from windvane.data import PreferenceSource, load_preferences, load_queries
 from windvane.data.source import DataSource
 from windvane.engines.chat import ChatFormat
+from windvane.recipes.audit import AuditConfig, run_audit
 from windvane.recipes.augment import AugmentConfig, run_augment
 from windvane.recipes.evaluate import EvaluateConfig, run_evaluate
 from windvane.recipes.pairs import PairsConfig, PairsResult, run_pairs
 from windvane.recipes.preference import TrainConfig, run_train
 from windvane.recipes.select import SelectConfig, run_select
+from windvane.recipes.sera import run_sera
+from windvane.recipes.sera_config import SeraConfig
 from windvane.recipes.sso import SSOConfig, run_sso
+from windvane.selection import PairMargin
 from windvane.training import encode_pair
 from windvane.types import Dropped, ScoredPair
 
@@ -31,6 +35,11 @@ KINDS: dict[str, type[Settings]] = {
     "demo-structured": SSOConfig,
     "pairs": PairsConfig,
     "select": SelectConfig,
+    "select-margin": AuditConfig,
+    "sera": SeraConfig,
+    "sera-from-pairs": SeraConfig,
+    "sera-smollm2": SeraConfig,
+    "sso-margin": SSOConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "augment": AugmentConfig,
@@ -171,13 +180,64 @@ def test_pairs_are_selected_trained_on_and_evaluated(
     assert small.read_json(tmp_path / "evaluate" / "summary.json")["evaluation"]["n"] == 6
 
 
+@pytest.mark.parametrize("name", ["sera", "sera-from-pairs", "sera-smollm2"])
+def test_sera_runs_on_the_pairs(name: str, pairs: PairsResult, model: Path, tmp_path: Path) -> None:
+    places = f"model={model}", f"preferences={pairs.pairs}", f"output_dir={tmp_path / 'run'}", "holdout=0.2"
+    few = ["bootstrapping.sampling.max_new_tokens=200", "training.pairs_per_step=4", "training.learning_rate=0.003"]
+    guards = "training.guards={max_cut_share: null, max_fall: null}"
+    config = small.load(SeraConfig, name, [*places, *few, guards])
+    if config.evaluation is not None:
+        config = small.load(SeraConfig, name, [*places, *few, guards, "evaluation.max_new_tokens=8"])
+    result = run_sera(config, console=small.QUIET)
+    assert len(result.rounds) == config.rounds
+    assert (result.evaluation is None) == (config.evaluation is None)
+    for later in result.rounds[1:]:
+        offline = len(result.rounds[0].review.kept)
+        assert len(later.review.kept) == int(config.selection.keep * offline + 0.5) < offline
+        assert len(later.review.kept) + len(later.review.dropped) == offline
+
+
+def test_the_margin_reviews_what_sso_made(model: Path, queries: Path, tmp_path: Path) -> None:
+    """From the second iteration on, and the pairs that it leaves are those that are trained on."""
+    overrides = small.sso_overrides(model, queries, tmp_path / "run", "max_queries=12", "iterations=2")
+    result = run_sso(small.load(SSOConfig, "sso-margin", overrides), console=small.QUIET)
+    margins = small.records(result.run / "iteration-2" / "margin" / "kept.jsonl", PairMargin)
+    left = small.records(result.run / "iteration-2" / "kept.jsonl", ScoredPair)
+    assert len(margins) == int(0.5 * len(left) + 0.5) < len(left)
+    assert result.iterations[1].signal.n_kept == result.iterations[1].policy.note.pairs == len(margins)
+    assert not (result.run / "iteration-1" / "margin").exists()
+    initial = {one.pair.id: one.scores for one in small.records(result.run / "iteration-2/reference.jsonl", ScoredPair)}
+    for one in left:
+        mine, theirs = one.scores, initial[one.pair.id]
+        chosen = (mine.chosen_plain.sum - theirs.chosen_plain.sum) / mine.chosen_plain.tokens  # the base loss is IPO
+        rejected = (mine.rejected_plain.sum - theirs.rejected_plain.sum) / mine.rejected_plain.tokens
+        found = [margin.margin for margin in margins if margin.id == one.pair.id]
+        assert found == [] or found[0] == pytest.approx(chosen - rejected)
+
+
+def test_an_audit_measures_any_policy_without_training(pairs: PairsResult, model: Path, tmp_path: Path) -> None:
+    tiny.model("llama", seed=1, max_position_embeddings=4096).save_pretrained(tmp_path / "policy")
+    tiny.tokenizer().save_pretrained(tmp_path / "policy")
+    places = [f"policy={tmp_path / 'policy'}", f"preferences={pairs.pairs}", f"output_dir={tmp_path / 'run'}"]
+    config = small.load(AuditConfig, "select-margin", [*places, f"reference={model}"])
+    result = run_audit(config, console=small.QUIET)
+    rows = load_preferences(PreferenceSource(path=str(result.pairs)))
+    margins = {each.id: each.margin for each in result.margins}
+    assert {row.id: row.extra["margin"] for row in rows} == {
+        each.id: margins[each.id] for each in result.selection.kept
+    }
+    assert {"principle_good", "chosen_finish"} <= rows[0].extra.keys()  # the data's own columns are still there
+    assert min(margins[row.id] for row in rows) >= max(margins[each.id] for each in result.selection.dropped)
+    assert run_audit(config, console=small.QUIET).margins == result.margins
+
+
 def test_a_model_compared_with_itself_is_a_draw(model: Path, queries: Path, tmp_path: Path) -> None:
     places = f"base={model}", f"policy={model}", f"queries={queries}", f"output_dir={tmp_path / 'run'}"
     config = small.load(EvaluateConfig, "evaluate", [*places, "max_queries=6", "max_new_tokens=8"])
     found = run_evaluate(config, console=small.QUIET).evaluation
     assert found.win_rate == 0.5
     assert found.mean_words_before == found.mean_words_after
-    assert found.base_logprob_before == found.base_logprob_after
+    assert found.base_logprob_before == pytest.approx(found.base_logprob_after, abs=1e-5)
     assert found.relevance_before == pytest.approx(found.relevance_after, abs=1e-5)
 
 
@@ -204,6 +264,9 @@ def test_iterations_are_numbered_as_the_examples_say() -> None:
     train, select = small.load(TrainConfig, "train", []), small.load(SelectConfig, "select", [])
     made = small.load(PairsConfig, "pairs", []).output_dir
     assert (train.preferences.path, select.run) == (f"{made}/pairs.jsonl", made)
+    audit, sera = small.load(AuditConfig, "select-margin", []), small.load(SeraConfig, "sera-from-pairs", [])
+    assert (audit.policy, audit.reference) == (f"{train.output_dir}/policy", train.model)
+    assert audit.preferences.path == sera.preferences.path == f"{made}/pairs.jsonl"
 
 
 def test_the_makefile_names_examples_that_are_there() -> None:

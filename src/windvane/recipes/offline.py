@@ -173,7 +173,7 @@ def tokenised(session: Session, given: Sequence[OfflinePair], *, model: str) -> 
         chat = bench.engine(model).chat
         return [as_token_ids(pair, chat) for pair in given]
 
-    return run.once("pairs", make, Pair, inputs=(given, bench.identity(model)))
+    return run.once("tokenised-pairs", make, Pair, inputs=(given, bench.identity(model)))
 
 
 def as_token_ids(pair: OfflinePair, chat: ChatFormat) -> Pair:
