@@ -111,15 +111,16 @@ def best_against_worst(
         else:
             usable.append(each)
     price = length_price(usable) if length_control else 0.0
-    made = [_extremes(each, price, iteration) for each in usable]
+    made = [(each.query.id, _extremes(each, price, iteration)) for each in usable]
     dropped += [
-        Dropped(id=pair.pair.id, reason="tie", detail=f"margin {pair.margin}") for pair in made if pair.margin <= 0
+        Dropped(id=query, reason="tie", detail=f"margin {pair.margin}") for query, pair in made if pair.margin <= 0
     ]
-    order = sorted((pair for pair in made if pair.margin > 0), key=lambda pair: (-pair.margin, pair.pair.id))
+    order = sorted((each for each in made if each[1].margin > 0), key=lambda each: (-each[1].margin, each[0]))
     dropped += [
-        Dropped(id=pair.pair.id, reason="low_margin", detail=f"margin {pair.margin:.4f}") for pair in order[count:]
+        Dropped(id=query, reason="low_margin", detail=f"margin {pair.margin:.4f}") for query, pair in order[count:]
     ]
-    return BootstrapPick(pairs=tuple(order[:count]), dropped=tuple(dropped), token_price=price)
+    pairs = tuple(pair for _, pair in order[:count])
+    return BootstrapPick(pairs=pairs, dropped=tuple(dropped), token_price=price)
 
 
 def length_price(ranked: Sequence[RankedSamples]) -> float:
@@ -139,7 +140,7 @@ def length_price(ranked: Sequence[RankedSamples]) -> float:
             low = middle + 1
         else:
             high = middle
-    near = between[max(low - 1, 0) : low + 1]
+    near = [0.0, *between[max(low - 1, 0) : low + 1]]
     return min(near, key=lambda price: (abs(_excess_length(ranked, price)), abs(price)))
 
 

@@ -1,5 +1,6 @@
 """Tables of SeRA's rounds and of the accuracy of an implicit reward."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     }
     for name, cells in lines.items():
         if any(cell not in (MISSING, "0") for cell in cells):
-            add_row(made, name, *cells)
+            add_row(made, name, *map(plain, cells))
     return made
 
 
@@ -55,7 +56,8 @@ def doubted_table(margins: Sequence[PairMargin], pairs: Sequence[Pair], *, limit
     for column in made.columns[2:]:
         column.justify = "left"
     by_id = {pair.id: pair for pair in pairs}
-    for each in sorted(margins, key=lambda margin: (margin.margin, margin.id))[:limit]:
+    finite = [margin for margin in margins if math.isfinite(margin.margin)]
+    for each in sorted(finite, key=lambda margin: (margin.margin, margin.id))[:limit]:
         pair = by_id[each.id]
         texts = (plain(side.text.strip(), limit=60) for side in (pair.chosen, pair.rejected))
         made.add_row(plain(each.id, limit=24), number(each.margin), *texts)
@@ -75,7 +77,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(values: Mapping[str, Any], name: str) -> str:
-    return str(values.get(name, MISSING))
+    value = values.get(name)
+    return MISSING if value is None else str(value)
 
 
 def _number(values: Mapping[str, Any], name: str, digits: int = 2) -> str:

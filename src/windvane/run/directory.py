@@ -363,7 +363,7 @@ class RunDirectory:
         try:
             if error is None:
                 self._tidy()
-                self._log("finished")
+                self._log("finished", counts=self.counts())
             else:
                 with suppress(RunFailed):  # a disk that is full must not hide what went wrong first
                     if isinstance(error, Exception):

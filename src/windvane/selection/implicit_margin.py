@@ -99,33 +99,40 @@ def select_by_margin(pairs: Sequence[PairMargin], settings: MarginFilterSettings
     """
     finite = [pair for pair in pairs if math.isfinite(pair.margin)]
     _refuse_flat(finite, settings)
-    groups = _by_source(pairs, finite, settings)
     kept: set[str] = set()
-    thresholds: dict[str, float] = {}
-    for name, (share, members) in groups.items():
+    thresholds: dict[str | None, float] = {}
+    for group, (share, members) in _groups(pairs, finite, settings).items():
         ranked = sorted(members, key=lambda pair: (-pair.margin, pair.id))
         best = ranked[: max(1, math.floor(share * len(ranked) + 0.5))]
         kept.update(pair.id for pair in best)
-        thresholds[name] = best[-1].margin
-    dropped = [_reason(pair, thresholds, settings) for pair in pairs if pair.id not in kept]
-    return Selection(tuple(pair for pair in pairs if pair.id in kept), tuple(dropped), thresholds)
+        thresholds[group] = best[-1].margin
+    dropped = [_reason(pair, thresholds.get(_group(pair, settings))) for pair in pairs if pair.id not in kept]
+    named = {_named(group, settings): threshold for group, threshold in thresholds.items()}
+    return Selection(tuple(pair for pair in pairs if pair.id in kept), tuple(dropped), named)
 
 
 def _refuse_flat(pairs: Sequence[PairMargin], settings: MarginFilterSettings) -> None:
-    if settings.keep < 1 and len(pairs) > 1 and len({pair.margin for pair in pairs}) == 1:
+    shares = {settings.keep, *(settings.by_source.values() if isinstance(settings.by_source, dict) else ())}
+    if min(shares) < 1 and len(pairs) > 1 and len({pair.margin for pair in pairs}) == 1:
         raise DataError(
             f"all {len(pairs)} margins are {pairs[0].margin:g}, so none of the pairs can be told from another: policy "
             "and reference are the same model, or training has not moved the policy (is its learning rate too small?)"
         )
 
 
-def _group(pair: PairMargin, settings: MarginFilterSettings) -> str:
-    return "margin" if settings.by_source is False else f"margin of {pair.source or 'no source'}"
+def _group(pair: PairMargin, settings: MarginFilterSettings) -> str | None:
+    """Return the source among whose pairs this one is ranked; None is that of pairs without one, or of all pairs."""
+    return None if settings.by_source is False else pair.source
 
 
-def _by_source(
+def _named(group: str | None, settings: MarginFilterSettings) -> str:
+    return "margin" if settings.by_source is False else f"margin of {group or 'no source'}"
+
+
+def _groups(
     pairs: Iterable[PairMargin], finite: Iterable[PairMargin], settings: MarginFilterSettings
-) -> dict[str, tuple[float, list[PairMargin]]]:
+) -> dict[str | None, tuple[float, list[PairMargin]]]:
+    """Return the finite pairs by group, with the share that is kept of each."""
     own = settings.by_source if isinstance(settings.by_source, dict) else {}
     known = sorted({pair.source for pair in pairs if pair.source is not None})
     for name in own:
@@ -134,15 +141,14 @@ def _by_source(
                 f"selection.by_source names the source {name!r}, which no pair has; the data has "
                 f"{', '.join(map(repr, known)) or 'none'}"
             )
-    groups: dict[str, tuple[float, list[PairMargin]]] = {}
+    groups: dict[str | None, tuple[float, list[PairMargin]]] = {}
     for pair in finite:
-        share = own.get(pair.source or "", settings.keep)
+        share = settings.keep if pair.source is None else own.get(pair.source, settings.keep)
         groups.setdefault(_group(pair, settings), (share, []))[1].append(pair)
     return groups
 
 
-def _reason(pair: PairMargin, thresholds: dict[str, float], settings: MarginFilterSettings) -> Dropped:
-    if not math.isfinite(pair.margin):
+def _reason(pair: PairMargin, lowest: float | None) -> Dropped:
+    if lowest is None or not math.isfinite(pair.margin):
         return Dropped(id=pair.id, reason="not_finite", detail=f"margin {pair.margin}")
-    lowest = thresholds[_group(pair, settings)]
     return Dropped(id=pair.id, reason="low_margin", detail=f"margin {pair.margin:.4f}, kept from {lowest:.4f} on")
