@@ -1,7 +1,7 @@
 """The engine that runs a transformers model in this process: it generates and it scores."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -161,7 +161,7 @@ class LocalEngine:
                     f"A response to the query {_shown(request.messages)} has no tokens, so it has no log-probability. "
                     "Drop empty responses before they are scored."
                 )
-            self._check_length(len(prompt), len(response.token_ids), request.messages)
+            self._check_length(len(prompt), len(response.token_ids), request.messages, sampled=False)
         return ResponseGroup(prompt, tuple(response.token_ids for response in request.responses))
 
     def _layout_for(self, tasks: Sequence[_ScoreTask]) -> Layout:
@@ -190,12 +190,18 @@ class LocalEngine:
         if batch:
             yield batch
 
-    def _check_length(self, prompt: int, response: int, messages: Sequence[Message]) -> None:
+    def check_room(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> None:
+        """Raise `DataError` for the first conversation that leaves no room for so long a response."""
+        for messages in conversations:
+            self._check_length(len(self.loaded.chat.prompt_ids(messages)), max_new_tokens, messages)
+
+    def _check_length(self, prompt: int, response: int, messages: Sequence[Message], *, sampled: bool = True) -> None:
         limit = self.loaded.context_length
         if limit is not None and prompt + response > limit:
+            way_out = "Shorten or drop the query, or lower max_new_tokens." if sampled else "Shorten or drop the pair."
             raise DataError(
-                f"The query {_shown(messages)} takes {prompt} tokens and its response up to {response} more, but the "
-                f"model {self.loaded.name!r} takes {limit} in all. Shorten or drop the query, or lower max_new_tokens."
+                f"The query {_shown(messages)} takes {prompt} tokens and its response {'up to ' if sampled else ''}"
+                f"{response} more, but the model {self.loaded.name!r} takes {limit} in all. {way_out}"
             )
 
 

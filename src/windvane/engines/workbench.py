@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from windvane.engines.chat import ChatFormat
 from windvane.engines.identity import model_identity
 from windvane.engines.protocols import Advance, no_progress
 from windvane.engines.settings import EngineSettings
-from windvane.types import Completion, Logprob, Prompt, Sampling, ScoreRequest
+from windvane.types import Completion, Logprob, Message, Prompt, Sampling, ScoreRequest
 
 if TYPE_CHECKING:
     from windvane.engines.local import LocalEngine
@@ -93,6 +93,10 @@ class BenchEngine:
     def chat(self) -> ChatFormat:
         """How the model's tokenizer turns conversations and responses into token ids."""
         return self._bench.load(self._reference).loaded.chat
+
+    def check_room(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> None:
+        """Raise `DataError` for the first conversation that leaves no room for so long a response."""
+        self._bench.load(self._reference).check_room(conversations, max_new_tokens)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, advance: Advance = no_progress

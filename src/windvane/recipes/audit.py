@@ -9,7 +9,15 @@ from rich.console import Console
 from windvane.data import PreferenceSource, load_preferences, write_offline_preferences
 from windvane.errors import DataError
 from windvane.evaluation.reward_accuracy import RewardAccuracy, reward_accuracy
-from windvane.recipes.offline import LogprobLedger, Panel, both_sides, keep_margins, pair_margins, tokenised
+from windvane.recipes.offline import (
+    LogprobLedger,
+    Panel,
+    both_sides,
+    check_moved,
+    keep_margins,
+    pair_margins,
+    tokenised,
+)
 from windvane.recipes.report import write_summary
 from windvane.recipes.session import ModelRunConfig, open_session
 from windvane.selection import MarginFilterSettings, PairMargin, RewardForm, Selection, select_by_margin
@@ -74,6 +82,7 @@ def run_audit(config: AuditConfig, *, console: Console | None = None) -> AuditRe
             if model is not None:
                 ledger.measure(f"scores/{name}", model, both_sides(pairs))
         margins = pair_margins(session, "margins", pairs, ledger, panel, form=config.reward)
+        check_moved(margins, config.selection)
         selection = select_by_margin(margins, config.selection)
         keep_margins(session, "selection", margins, selection)
         path, columns = run.path / "pairs.jsonl", {each.id: {"margin": each.margin} for each in selection.kept}

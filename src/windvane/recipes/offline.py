@@ -4,7 +4,7 @@ A log-probability belongs to a model, a prompt and a response. It is computed on
 afterwards, whether a reference, a margin or an accuracy asks for it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
@@ -13,12 +13,14 @@ from windvane import training
 from windvane.data import OfflinePair, PreferenceSource, load_preferences, split_queries
 from windvane.data.splitting import spoken_words
 from windvane.engines.chat import ChatFormat
+from windvane.engines.workbench import BenchEngine
 from windvane.errors import DataError
 from windvane.evaluation.reward_accuracy import RewardAccuracy, reward_accuracy
 from windvane.losses import BaseLossSettings, DpoSettings
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.session import ModelRunConfig, Session
 from windvane.selection import (
+    MarginFilterSettings,
     NoiseSettings,
     PairMargin,
     RewardForm,
@@ -43,8 +45,13 @@ from windvane.types import (
     SideScores,
 )
 
+ROUNDING = 2e-4
+"""Nats by which two float32 measurements of one response in different batches may differ."""
 RESPONSES_A_ROW = 8
 """Most responses that are measured in one row, behind their common prompt."""
+
+Check = Callable[[Sequence[OfflinePair], BenchEngine], None]
+"""Refuses pairs that a later stage could not work with, before the first one works."""
 
 Said = tuple[tuple[Message, ...], tuple[int, ...]]
 """A prompt, and a response to it as token ids."""
@@ -144,14 +151,17 @@ class Panel(NamedTuple):
         return [model for model in self if model is not None]
 
 
-def read_offline(session: Session, config: OfflineConfig, *, avoid: Sequence[Query] = ()) -> OfflineData:
+def read_offline(
+    session: Session, config: OfflineConfig, *, avoid: Sequence[Query] = (), check: Check | None = None
+) -> OfflineData:
     """Read the pairs, tokenise them with the model's own tokenizer, set the held-out ones apart, flip what is asked.
 
-    Pairs whose prompt is one of `avoid` are left out. Raises `DataError` where nothing is left to train on.
+    Pairs whose prompt is one of `avoid` are left out. `check` may look at pairs and model before anything else is done
+    with them. Raises `DataError` where nothing is left to train on.
     """
     run = session.run
     given = load_preferences(config.preferences, limit=config.max_pairs)
-    pairs = tokenised(session, given, model=config.model)
+    pairs = tokenised(session, given, model=config.model, check=check)
     train, held_out = _split(pairs, config, {spoken_words(query) for query in avoid})
     if config.noise is None:
         return OfflineData(train, held_out, frozenset())
@@ -165,12 +175,14 @@ def read_offline(session: Session, config: OfflineConfig, *, avoid: Sequence[Que
     return OfflineData(noisy.pairs, held_out, noisy.flipped)
 
 
-def tokenised(session: Session, given: Sequence[OfflinePair], *, model: str) -> list[Pair]:
+def tokenised(session: Session, given: Sequence[OfflinePair], *, model: str, check: Check | None = None) -> list[Pair]:
     """Return the pairs as a model's token ids, as a stage of the run."""
     run, bench, _ = session
 
     def make() -> list[Pair]:
         chat = bench.engine(model).chat
+        if check is not None:
+            check(given, bench.engine(model))
         return [as_token_ids(pair, chat) for pair in given]
 
     return run.once("tokenised-pairs", make, Pair, inputs=(given, bench.identity(model)))
@@ -274,6 +286,17 @@ def pair_margins(
 
     scores = [[ledger.sides(model, pair) for pair in pairs] for model in panel.members]
     return session.run.once(stage, make, PairMargin, inputs=(pairs, scores, form, gamma))
+
+
+def check_moved(margins: Sequence[PairMargin], settings: MarginFilterSettings) -> None:
+    """Refuse margins that are nothing but rounding around 0: the policy is its reference. Raises `DataError`."""
+    if not settings.keeps_all and all(abs(each.margin) <= ROUNDING for each in margins):
+        largest = max(abs(each.margin) for each in margins)
+        raise DataError(
+            f"all {len(margins)} margins are 0 but for rounding (at most {largest:.1g}), so none of the pairs can "
+            "be told from another: policy and reference are the same model, or training has not moved the policy (is "
+            "its learning rate too small?)"
+        )
 
 
 def keep_margins(session: Session, place: str, margins: Sequence[PairMargin], selection: Selection[PairMargin]) -> None:

@@ -6,13 +6,15 @@ policy's own samples, and trains on both. No log-probability is computed twice.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from windvane.data import load_queries
+from windvane.data import OfflinePair, load_queries
+from windvane.engines.workbench import BenchEngine
 from windvane.evaluation.policy import Evaluation
 from windvane.recipes.compare import compare_policies
 from windvane.recipes.offline import (
@@ -27,6 +29,7 @@ from windvane.recipes.report import write_summary
 from windvane.recipes.sera_config import SeraConfig
 from windvane.recipes.sera_round import Round, first_review, review_pairs, round_numbers, train_round
 from windvane.recipes.session import open_session
+from windvane.types import Query
 
 
 class SeraResult(NamedTuple):
@@ -46,7 +49,7 @@ def run_sera(config: SeraConfig, *, console: Console | None = None) -> SeraResul
         run, _, reporter = session
         asked = config.evaluation
         given = load_queries(asked.queries, limit=asked.max_queries) if asked and asked.queries else []
-        data = read_offline(session, config, avoid=given)
+        data = read_offline(session, config, avoid=given, check=partial(check_ahead, config, given))
         ledger = LogprobLedger(session, shard_size=config.shard_size)
         measure_reference(config, data, ledger)
         policies, rounds = [config.model], list[Round]()
@@ -70,6 +73,19 @@ def run_sera(config: SeraConfig, *, console: Console | None = None) -> SeraResul
         )
         reporter.places({"aligned model": result.policy, "run directory": run.path})
         return result
+
+
+def check_ahead(
+    config: SeraConfig, queries: Sequence[Query], pairs: Sequence[OfflinePair], engine: BenchEngine
+) -> None:
+    """Refuse, before round 1 is trained, what only a later stage would stumble over. Raises `DataError`."""
+    config.selection.check_sources(pairs)
+    prompts = [pair.prompt for pair in pairs]
+    if config.bootstrapping is not None:
+        engine.check_room(prompts, config.bootstrapping.sampling.max_new_tokens)
+    if config.evaluation is not None:
+        asked = [query.messages for query in queries] or prompts
+        engine.check_room(asked, config.evaluation.max_new_tokens)
 
 
 def summary_of(result: SeraResult, config: SeraConfig, data: OfflineData, counts: Mapping[str, int]) -> dict[str, Any]:

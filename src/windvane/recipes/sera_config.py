@@ -53,7 +53,7 @@ class SeraConfig(OfflineConfig):
     @model_validator(mode="after")
     def _something_changes(self) -> Self:
         boot = self.bootstrapping
-        if boot is not None and boot.share is None and self.selection.keep == 1 and not self.selection.by_source:
+        if boot is not None and boot.share is None and self.selection.keeps_all:
             raise ValueError(
                 "selection.keep: 1 drops nothing, so bootstrapping would add nothing: set bootstrapping.share, or "
                 "bootstrapping to null (which is the base loss itself, round after round)"

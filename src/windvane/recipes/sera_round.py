@@ -11,6 +11,7 @@ from windvane.recipes.offline import (
     OfflineData,
     Panel,
     both_sides,
+    check_moved,
     distinct_queries,
     held_out_accuracy,
     keep_margins,
@@ -69,6 +70,7 @@ def review_pairs(
         name = f"{place}/initial-scores" if model == config.model else f"round-{policies.index(model)}/scores"
         ledger.measure(name, model, both_sides(data.train))
     margins = pair_margins(session, f"{place}/margins", data.train, ledger, panel, form=config.reward, gamma=gamma)
+    check_moved(margins, config.selection)
     selection = select_by_margin(margins, config.selection)
     keep_margins(session, place, margins, selection)
     names = {pair.id for pair in selection.kept}

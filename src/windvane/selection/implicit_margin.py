@@ -7,7 +7,7 @@ SimPO and ORPO. Factors such as β are left out, as they change no order.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -71,6 +71,14 @@ class PairMargin(Record):
     """m under the policy of the round before that, where there is one."""
 
 
+class HasSource(Protocol):
+    """A pair of any kind."""
+
+    @property
+    def source(self) -> str | None:
+        """Where it comes from."""
+
+
 class MarginFilterSettings(Settings):
     """Which pairs are kept, by their implicit reward margin."""
 
@@ -81,6 +89,23 @@ class MarginFilterSettings(Settings):
     ``{forum: 0.5}``, and the others `keep`. A source with larger margins would crowd out the rest otherwise."""
     reward: Literal["auto"] | RewardForm = "auto"
     """Form of the implicit reward; `auto` is the one that the loss trains, or where there is none, ``log_ratio``."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing can be dropped."""
+        own = self.by_source if isinstance(self.by_source, dict) else {}
+        return all(share == 1 for share in (self.keep, *own.values()))
+
+    def check_sources(self, pairs: Iterable[HasSource]) -> None:
+        """Raise `DataError` for a source in `by_source` that none of the pairs has."""
+        own = self.by_source if isinstance(self.by_source, dict) else {}
+        known = sorted({pair.source for pair in pairs if pair.source is not None})
+        for name in own:
+            if name not in known:
+                raise DataError(
+                    f"selection.by_source names the source {name!r}, which no pair has; the data has "
+                    f"{', '.join(map(repr, known)) or 'none'}"
+                )
 
 
 class ImplicitMarginSettings(MarginFilterSettings):
@@ -112,8 +137,8 @@ def select_by_margin(pairs: Sequence[PairMargin], settings: MarginFilterSettings
 
 
 def _refuse_flat(pairs: Sequence[PairMargin], settings: MarginFilterSettings) -> None:
-    shares = {settings.keep, *(settings.by_source.values() if isinstance(settings.by_source, dict) else ())}
-    if min(shares) < 1 and len(pairs) > 1 and len({pair.margin for pair in pairs}) == 1:
+    values = {pair.margin for pair in pairs}
+    if not settings.keeps_all and len(pairs) > 1 and len(values) == 1:
         raise DataError(
             f"all {len(pairs)} margins are {pairs[0].margin:g}, so none of the pairs can be told from another: policy "
             "and reference are the same model, or training has not moved the policy (is its learning rate too small?)"
@@ -133,14 +158,8 @@ def _groups(
     pairs: Iterable[PairMargin], finite: Iterable[PairMargin], settings: MarginFilterSettings
 ) -> dict[str | None, tuple[float, list[PairMargin]]]:
     """Return the finite pairs by group, with the share that is kept of each."""
+    settings.check_sources(pairs)
     own = settings.by_source if isinstance(settings.by_source, dict) else {}
-    known = sorted({pair.source for pair in pairs if pair.source is not None})
-    for name in own:
-        if name not in known:
-            raise DataError(
-                f"selection.by_source names the source {name!r}, which no pair has; the data has "
-                f"{', '.join(map(repr, known)) or 'none'}"
-            )
     groups: dict[str | None, tuple[float, list[PairMargin]]] = {}
     for pair in finite:
         share = settings.keep if pair.source is None else own.get(pair.source, settings.keep)
