@@ -1,8 +1,9 @@
-"""Runs ``windvane sso`` again and again in children that are killed, forked so that none pays for the imports.
+"""Runs ``windvane sso`` or ``sera`` again and again in children that are killed, forked so that none pays for imports.
 
-As a script: ``python -m tests.recipes.program BASE KILLS SEED``; prints one JSON line, see `main`.
+As a script: ``python -m tests.recipes.program BASE KILLS SEED [COMMAND]``; prints one JSON line, see `main`.
 """
 
+import gc
 import json
 import os
 import random
@@ -13,12 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.recipes import small
+from tests.recipes import offline_pairs, small
 
-ARGUMENTS = [
-    *small.SAMPLING, *small.NO_FILTER, *small.TRAINING, *small.EVALUATION,
-    "iterations=2", "max_queries=8", "shard_size=2", "training.epochs=2", "training.save_every=1",
-]  # fmt: skip
+CHECKPOINTS = ["training.epochs=2", "training.save_every=1"]
+ARGUMENTS = {
+    "sso": [
+        *small.SAMPLING, *small.NO_FILTER, *small.TRAINING, *small.EVALUATION,
+        "iterations=2", "max_queries=8", "shard_size=2", *CHECKPOINTS,
+    ],
+    "sera": [
+        *offline_pairs.TRAINING, *offline_pairs.STUDY, offline_pairs.SAMPLES, "evaluation={max_new_tokens: 8}",
+        "rounds=3", "max_pairs=18", "shard_size=4", *CHECKPOINTS,
+    ],
+}  # fmt: skip
+"""By command, what makes its example tiny."""
 WHOLE = "run-00"
 """The run without a kill."""
 
@@ -39,19 +48,20 @@ class Ended(NamedTuple):
     """Whether checkpoints lay there, half a policy that is."""
 
 
-def command(base: Path, run: Path) -> list[str]:
+def command(base: Path, run: Path, name: str = "sso") -> list[str]:
     """Return the arguments of the command line, the same for each attempt but for where the run lies."""
-    places = [f"model={base / 'model'}", f"queries={base / 'queries.jsonl'}", f"output_dir={run}"]
-    overrides = [word for each in (*places, *ARGUMENTS) for word in ("--set", each)]
-    return ["windvane", "sso", str(small.EXAMPLES / "sso.yaml"), *overrides]
+    data = f"queries={base / 'queries.jsonl'}" if name == "sso" else f"preferences={base / 'pairs.jsonl'}"
+    places = [f"model={base / 'model'}", data, f"output_dir={run}"]
+    overrides = [word for each in (*places, *ARGUMENTS[name]) for word in ("--set", each)]
+    return ["windvane", name, str(small.EXAMPLES / f"{name}.yaml"), *overrides]
 
 
-def attempt(base: Path, run: Path, wait: Wait | None) -> Ended:
+def attempt(base: Path, run: Path, wait: Wait | None, name: str) -> Ended:
     """Run the command in a child; after `wait` kill it, if it still runs."""
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
-        _child(base, run)
+        _child(base, run, name)
     if wait is not None:
         wait(child)
         os.kill(child, signal.SIGKILL)
@@ -60,13 +70,13 @@ def attempt(base: Path, run: Path, wait: Wait | None) -> Ended:
     return Ended(max(-code, 0), max(code, 0), time.monotonic() - begun, bool(checkpoints(run)))
 
 
-def _child(base: Path, run: Path) -> None:
+def _child(base: Path, run: Path, name: str) -> None:
     from windvane.cli import main
 
     with open(base / f"{run.name}.log", "a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    sys.argv = command(base, run)
+    sys.argv = command(base, run, name)
     code = 1
     try:
         main()
@@ -78,16 +88,19 @@ def _child(base: Path, run: Path) -> None:
 
 
 def prepare(base: Path) -> None:
-    """Write model and queries, and import all that the command will."""
+    """Write model, queries and preference pairs, and import all that a command will."""
     import windvane.engines.local
+    import windvane.recipes.sera
     import windvane.recipes.sso
     from tests import tiny
 
     assert windvane.recipes.sso
+    assert windvane.recipes.sera
     base.mkdir(parents=True, exist_ok=True)
     tiny.model("llama", max_position_embeddings=4096).save_pretrained(base / "model")
     tiny.tokenizer().save_pretrained(base / "model")
     small.write_queries(base / "queries.jsonl")
+    offline_pairs.write_pairs(base / "pairs.jsonl")
 
 
 def in_time(seconds: float) -> Wait:
@@ -124,14 +137,15 @@ def ended(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def main(base: Path, kills: int, seed: int) -> None:
-    """Run once without a kill; then kill at `kills` random moments, every fourth after a checkpoint was written.
+def main(base: Path, kills: int, seed: int, name: str = "sso") -> None:
+    """Run `name` once without a kill; then kill at `kills` random moments, every fourth after a checkpoint was written.
 
     Prints ``{"runs": [name, …], "kills": n, "in_training": n}``: run directories beside `WHOLE` that were killed at
     least once and then ran to their end.
     """
     prepare(base)
-    whole = attempt(base, base / WHOLE, None)
+    gc.freeze()  # what the children share; they collect what is their own, at each change of the model
+    whole = attempt(base, base / WHOLE, None, name)
     assert whole.code == 0, (base / f"{WHOLE}.log").read_text(encoding="utf-8")
     chance, runs, done, training = random.Random(seed), list[str](), 0, 0
     while done < kills:
@@ -140,18 +154,18 @@ def main(base: Path, kills: int, seed: int) -> None:
         for number in range(kills - done):
             seconds = chance.uniform(0, whole.seconds)
             aimed = number % 4 == 1
-            end = attempt(base, run, in_training(run, seconds / 50) if aimed else in_time(0.7 * seconds))
+            end = attempt(base, run, in_training(run, seconds / 50) if aimed else in_time(0.7 * seconds), name)
             assert end.code == 0, (base / f"{run.name}.log").read_text(encoding="utf-8")
             if not end.signal:
                 break
             killed += 1
             training += end.in_training
         done += killed
-        last = attempt(base, run, None)
+        last = attempt(base, run, None, name)
         assert last.code == 0, (base / f"{run.name}.log").read_text(encoding="utf-8")
         runs.append(run.name)
     print(json.dumps({"runs": runs, "kills": done, "in_training": training, "seconds": whole.seconds}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
