@@ -31,7 +31,8 @@ class BootstrapSettings(Settings):
     max_repetition: float = Field(default=0.4, ge=0, le=1)
     """Share of a response's text that may be repetition before it counts as looping, as in `windvane pairs`."""
     length_control: bool = False
-    """Whether each token costs a price, chosen so that chosen and rejected responses have equal mean length (DICE)."""
+    """Whether each token costs a price (DICE), chosen so that best and worst responses have equal mean length over all
+    prompts that were ranked."""
 
 
 class RankedSamples(NamedTuple):
@@ -58,6 +59,11 @@ class BootstrapPick(Record):
     dropped: tuple[Dropped, ...]
     token_price: float
     """What a token costs a reward, 0 without length control."""
+
+
+def added_id(query_id: str, iteration: int) -> str:
+    """Return the id of the pair that a round adds for a query."""
+    return f"{query_id}-round-{iteration}"
 
 
 def sample_candidates(
@@ -181,7 +187,7 @@ def _extremes(ranked: RankedSamples, price: float, iteration: int) -> Bootstrapp
     best, worst = _ends(ranked, price)
     values = _priced(ranked, price)
     pair = Pair(
-        id=f"{ranked.query.id}-round-{iteration}",
+        id=added_id(ranked.query.id, iteration),
         prompt=ranked.query.messages,
         chosen=ranked.responses[best],
         rejected=ranked.responses[worst],

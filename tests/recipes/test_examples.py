@@ -264,8 +264,8 @@ def test_iterations_are_numbered_as_the_examples_say() -> None:
     train, select = small.load(TrainConfig, "train", []), small.load(SelectConfig, "select", [])
     made = small.load(PairsConfig, "pairs", []).output_dir
     assert (train.preferences.path, select.run) == (f"{made}/pairs.jsonl", made)
-    audit, sera = small.load(AuditConfig, "select-margin", []), small.load(SeraConfig, "sera-from-pairs", [])
-    assert (audit.policy, audit.reference) == (f"{train.output_dir}/policy", train.model)
+    audit, sera = small.load(AuditConfig, "select-margin", []), small.load(SeraConfig, "sera-smollm2", [])
+    assert (audit.policy, audit.reference) == (f"{sera.output_dir}/round-1/policy", sera.model)
     assert audit.preferences.path == sera.preferences.path == f"{made}/pairs.jsonl"
 
 

@@ -385,7 +385,9 @@ def test_evaluation_prompts_are_trained_on_in_no_form(model: Path, pairs: Path, 
     assert {each.query_id for each in sampled} <= left
     summary = small.read_json(run.stage("summary.json"))
     assert (summary["evaluation"]["n"], summary["rounds"][1]["held_out"]) == (4, None)
-    assert summary["counts"]["pairs_made"] == len(left)
+    gone = summary["counts"]["dropped"]["evaluation_prompt"]
+    assert summary["counts"]["pairs_made"] == len(left) + gone == len(everything)
+    assert len(records(run.stage("left-out.jsonl"), Dropped)) == gone > 0
 
 
 def test_the_reference_stays_the_first_model(studied: Ran) -> None:
@@ -557,9 +559,11 @@ def test_counts_agree_with_what_is_on_file(studied: Ran) -> None:
     assert [each["pairs_added"] for each in rounds] == [0, *(len(pick.pairs) for pick in picks)]
     assert counts["pairs_made"] == len(studied.pairs()) == 36
     assert counts["pairs_kept"] == kept[-1]
-    assert counts["pairs_added"] == sum(len(pick.pairs) for pick in picks)
-    assert counts["dropped"] == {"low_margin": sum(dropped)}
-    assert counts["not_added"] == Counter(each.reason for pick in picks for each in pick.dropped)
+    assert counts["pairs_added"] == len(picks[-1].pairs)  # of the last round, as all of these
+    assert counts["dropped"] == {"low_margin": dropped[-1]}
+    assert counts["not_added"] == Counter(each.reason for each in picks[-1].dropped)
+    in_training = counts["pairs_kept"] + counts["dropped"]["low_margin"]
+    assert counts["pairs_made"] == in_training + counts["pairs_held_out"]
     steps = [-(-len(studied.trained_on(number)) // 4) for number in (1, 2, 3)]
     assert [each["steps"] for each in rounds] == steps
     accuracy = rounds[2]["held_out"]

@@ -134,6 +134,11 @@ DATA = {
     "a source that no pair has, while all are kept": (
         ["selection={keep: 1, by_source: {c: 0.5}}"], ["selection.by_source", "'c'", "'a', 'b'"],
     ),
+    "samples longer than asked for": (
+        ["training.max_length=100", "bootstrapping.sampling.max_new_tokens=90"],
+        ["max_new_tokens (90)", "training.max_length (100)"],
+    ),
+    "too few labels to flip": (["noise={flip: 0.01}"], ["noise.flip: 0.01", "none"]),
     "pairs longer than asked for": (["training.max_length=20"], ["training.max_length", "20"]),
 }  # fmt: skip
 
@@ -162,6 +167,12 @@ ROWS: dict[str, tuple[list[dict[str, object]], list[str]]] = {
 def test_pairs_that_are_none(place: Place, rows: list[dict[str, object]], parts: list[str]) -> None:
     place.rows(*rows, name="pairs.jsonl")
     refused_untrained(place, lambda: sera(place), *parts)
+
+
+def test_ids_that_a_round_would_give(place: Place) -> None:
+    rows = [{**GOOD, "id": name, "prompt": f"Name {name}."} for name in ("a", "b", "c", "d", "b-round-2")]
+    place.rows(*rows, name="pairs.jsonl")
+    refused_untrained(place, lambda: sera(place), "'b'", "'b-round-2'", "other ids")
 
 
 def test_a_pair_longer_than_the_model_is_no_matter_of_sampling(place: Place) -> None:

@@ -10,6 +10,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from windvane.errors import DataError
 from windvane.selection import NoiseSettings, PairMargin, flip_labels, noise_removal
 from windvane.selection.noise import swapped
 from windvane.types import Completion, Message, Pair
@@ -40,7 +41,7 @@ def flipped(given: list[Pair], flip: float = 0.3, seed: int = 0) -> frozenset[st
 
 @pytest.mark.parametrize(
     ("flip", "given", "turned"),
-    [(0.2, 10, 2), (0.1, 5, 1), (0.3, 5, 2), (0.25, 5, 1), (0.1, 4, 0), (0.9, 1, 1), (0.5, 0, 0)],
+    [(0.2, 10, 2), (0.1, 5, 1), (0.3, 5, 2), (0.25, 5, 1), (0.9, 1, 1)],
 )
 def test_the_share_is_rounded_half_up(flip: float, given: int, turned: int) -> None:
     assert len(flipped(pairs(given), flip)) == turned
@@ -102,9 +103,29 @@ def test_auc_by_hand_with_ties() -> None:
 
 def test_its_interval_by_hand() -> None:
     found = noise_removal(EXAMPLE, flipped=NOISY, dropped=()).auc_ci
-    # Hanley and McNeil: Q1 = A/(2-A) = 5/7, Q2 = 2A²/(1+A) = 25/33, with 3 clean and 2 flipped
-    variance = (5 / 36 + 2 * (5 / 7 - 25 / 36) + (25 / 33 - 25 / 36)) / 6
-    assert found == pytest.approx((5 / 6 - NormalDist().inv_cdf(0.975) * math.sqrt(variance), 1.0))
+    # Half a case more than the 2 flipped: A = (5/6 · 2 + ½)/3 = 13/18. Then Hanley and McNeil, with 3 clean ones:
+    # Q1 = A/(2-A) = 13/23, Q2 = 2A²/(1+A) = 169/279
+    variance = (13 / 18 * 5 / 18 + 2 * (13 / 23 - 169 / 324) + (169 / 279 - 169 / 324)) / 6
+    assert found == pytest.approx((13 / 18 - NormalDist().inv_cdf(0.975) * math.sqrt(variance), 1.0))
+
+
+def test_a_perfect_auc_is_no_certainty() -> None:
+    def low(clean: int, noisy: int) -> float:
+        margins = [PairMargin(id=f"{n}", margin=n, last=n) for n in range(noisy + clean)]
+        found = noise_removal(margins, flipped={str(n) for n in range(noisy)}, dropped=())
+        assert found.auc == 1
+        assert found.auc_ci is not None
+        assert found.auc_ci[1] == 1
+        return found.auc_ci[0]
+
+    assert low(1, 1) == 0
+    assert 0.6 < low(14, 4) < 0.9
+    assert 0.9 < low(96, 24) < 0.97
+
+
+def test_a_share_that_flips_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match=r"noise.flip: 0.1 of 4 pairs is none"):
+        flipped(pairs(4), 0.1)
 
 
 def test_the_interval_narrows_with_the_number_of_pairs() -> None:

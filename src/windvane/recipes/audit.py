@@ -1,12 +1,13 @@
 """An audit of preference data: what a policy's implicit reward thinks of each pair. No training."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from windvane.data import PreferenceSource, load_preferences, write_offline_preferences
+from windvane.data import PreferenceSource, read_preferences, write_offline_preferences
 from windvane.errors import DataError
 from windvane.evaluation.reward_accuracy import RewardAccuracy, reward_accuracy
 from windvane.recipes.offline import (
@@ -14,6 +15,7 @@ from windvane.recipes.offline import (
     Panel,
     both_sides,
     check_moved,
+    keep_left_out,
     keep_margins,
     pair_margins,
     tokenised,
@@ -74,8 +76,10 @@ def run_audit(config: AuditConfig, *, console: Console | None = None) -> AuditRe
     check_vocabularies(config)
     with open_session(config, command="select --by margin", console=console) as session:
         run, _, reporter = session
-        given = load_preferences(config.preferences, limit=config.max_pairs)
+        given, left_out = read_preferences(config.preferences, limit=config.max_pairs)
+        keep_left_out(session, left_out)
         pairs = tokenised(session, given, model=config.policy)
+        config.selection.check_sources(pairs)
         ledger = LogprobLedger(session, shard_size=config.shard_size)
         panel = Panel(config.policy, None, config.reference)
         for name, model in panel._asdict().items():
@@ -90,9 +94,12 @@ def run_audit(config: AuditConfig, *, console: Console | None = None) -> AuditRe
             write_offline_preferences(path, [pair for pair in given if pair.id in columns], columns=columns)
         agreement, summary = reward_accuracy(margins), selection.summary()
         reporter.audit(agreement, margins, pairs)
-        counts = {"pairs_made": summary.pairs, "pairs_kept": summary.kept, "dropped": summary.dropped}
+        dropped_counts = {**Counter(record.reason for record in left_out), **summary.dropped}
+        counts = {
+            "pairs_made": summary.pairs + len(left_out), "pairs_kept": summary.kept, "dropped": dropped_counts
+        }  # fmt: skip
         results = {"counts": counts, "pairs": path, "thresholds": summary.thresholds, "agreement": agreement}
-        write_summary(run, "audit", model=config.policy, seed=config.seed, results=results)
+        write_summary(run, "select", model=config.policy, seed=config.seed, results=results)
         dropped = run.path / "selection" / "dropped.jsonl"
         reporter.places(
             {"kept pairs": path, "dropped pairs, with reasons": dropped, "every margin": run.path / "margins.jsonl"}
@@ -106,11 +113,17 @@ def check_vocabularies(config: AuditConfig) -> None:
         return
     from windvane.engines.models import load_chat  # transformers: not before it is needed
 
-    mine, other = (load_chat(model, config.engine).tokenizer.get_vocab() for model in (config.policy, config.reference))
+    tokenizers = [load_chat(model, config.engine).tokenizer for model in (config.policy, config.reference)]
+    mine, other = (tokenizer.get_vocab() for tokenizer in tokenizers)
     if mine != other:
         different = sum(other.get(token) != number for token, number in mine.items())
         raise DataError(
             f"the reference {config.reference} has another tokenizer than the policy {config.policy} ({different} of "
             f"{len(mine)} tokens have another id or none), so their log-probabilities cannot be compared: give the "
             "model that the policy was trained from"
+        )
+    if tokenizers[0].chat_template != tokenizers[1].chat_template:
+        raise DataError(
+            f"the reference {config.reference} has another chat template than the policy {config.policy}, so they "
+            "would read different prompts: set engine.chat_template to one jinja file for both"
         )

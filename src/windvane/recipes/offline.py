@@ -4,13 +4,14 @@ A log-probability belongs to a model, a prompt and a response. It is computed on
 afterwards, whether a reference, a margin or an accuracy asks for it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 
 from windvane import training
-from windvane.data import OfflinePair, PreferenceSource, load_preferences, split_queries
+from windvane.data import OfflinePair, PreferenceSource, read_preferences, split_queries
 from windvane.data.splitting import spoken_words
 from windvane.engines.chat import ChatFormat
 from windvane.engines.workbench import BenchEngine
@@ -93,6 +94,8 @@ class OfflineData(NamedTuple):
     held_out: list[Pair]
     flipped: frozenset[str]
     """Ids of the training pairs whose labels were turned round on purpose."""
+    left_out: list[Dropped]
+    """Rows that are in neither part: unusable, there twice, or of a prompt to evaluate on."""
 
 
 class LogprobLedger:
@@ -160,11 +163,12 @@ def read_offline(
     with them. Raises `DataError` where nothing is left to train on.
     """
     run = session.run
-    given = load_preferences(config.preferences, limit=config.max_pairs)
+    given, dropped = read_preferences(config.preferences, limit=config.max_pairs)
     pairs = tokenised(session, given, model=config.model, check=check)
-    train, held_out = _split(pairs, config, {spoken_words(query) for query in avoid})
+    train, held_out, asked = _split(pairs, config, {spoken_words(query) for query in avoid})
+    left_out = keep_left_out(session, [*dropped, *asked])
     if config.noise is None:
-        return OfflineData(train, held_out, frozenset())
+        return OfflineData(train, held_out, frozenset(), left_out)
     noisy = flip_labels(train, config.noise)
     run.once(
         "flipped",
@@ -172,7 +176,16 @@ def read_offline(
         Dropped,
         inputs=(pairs, config.noise),
     )
-    return OfflineData(noisy.pairs, held_out, noisy.flipped)
+    return OfflineData(noisy.pairs, held_out, noisy.flipped, left_out)
+
+
+def keep_left_out(session: Session, dropped: Sequence[Dropped]) -> list[Dropped]:
+    """Put on file which rows of the data no stage works with, and why; say how many."""
+    left_out = session.run.once("left-out", lambda: dropped, Dropped, inputs=list(dropped))
+    if left_out:
+        reasons = Counter(record.reason for record in left_out).most_common()
+        session.run.say("left out: " + ", ".join(f"{count} {reason}" for reason, count in reasons))
+    return left_out
 
 
 def tokenised(session: Session, given: Sequence[OfflinePair], *, model: str, check: Check | None = None) -> list[Pair]:
@@ -204,8 +217,10 @@ def as_token_ids(pair: OfflinePair, chat: ChatFormat) -> Pair:
     )
 
 
-def _split(pairs: Sequence[Pair], config: OfflineConfig, avoid: set[str]) -> tuple[list[Pair], list[Pair]]:
-    """Part the pairs by their prompts, so that no prompt is on both sides."""
+def _split(
+    pairs: Sequence[Pair], config: OfflineConfig, avoid: set[str]
+) -> tuple[list[Pair], list[Pair], list[Dropped]]:
+    """Part the pairs by their prompts: to train on, to measure on, and those whose prompt is in `avoid`."""
     words = {pair.id: spoken_words(query_of(pair)) for pair in pairs}
     free = [pair for pair in pairs if words[pair.id] not in avoid]
     if not free:
@@ -224,7 +239,9 @@ def _split(pairs: Sequence[Pair], config: OfflineConfig, avoid: set[str]) -> tup
         spoken_words(query) for query in split_queries(list(prompts.values()), holdout=count, seed=config.seed).holdout
     }
     train = [pair for pair in free if words[pair.id] not in apart]
-    return train, [pair for pair in free if words[pair.id] in apart]
+    held_out = [pair for pair in free if words[pair.id] in apart]
+    asked = [Dropped(id=pair.id, reason="evaluation_prompt") for pair in pairs if words[pair.id] in avoid]
+    return train, held_out, asked
 
 
 def query_of(pair: Pair) -> Query:

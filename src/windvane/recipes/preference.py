@@ -1,5 +1,6 @@
 """Plain preference optimization: any preference file, any loss. The baseline of SeRA, on the same data path."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,9 +56,10 @@ def run_train(config: TrainConfig, *, console: Console | None = None) -> TrainRe
             seed=config.seed,
             results={
                 "counts": {
-                    "pairs_made": len(data.train) + len(data.held_out),
+                    "pairs_made": len(data.train) + len(data.held_out) + len(data.left_out),
                     "pairs_kept": len(data.train),
-                    "dropped": {},
+                    "pairs_held_out": len(data.held_out),
+                    "dropped": dict(Counter(record.reason for record in data.left_out).most_common()),
                     **logprob_counts(run.counts()),
                 },
                 "policy": trained.folder,

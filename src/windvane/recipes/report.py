@@ -11,7 +11,7 @@ from windvane.evaluation.policy import Evaluation, EvaluationSettings
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.evaluation.signal import SignalStatistics
 from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
-from windvane.reporting.rounds import accuracy_table, doubted_table, rounds_table
+from windvane.reporting.rounds import AGREEMENT, accuracy_table, doubted_table, rounds_table
 from windvane.run import RunDirectory
 from windvane.selection import PairMargin, SelectionSummary
 from windvane.types import Completion, Pair, Query
@@ -40,7 +40,7 @@ class Reporter:
 
     def audit(self, agreement: RewardAccuracy, margins: Sequence[PairMargin], pairs: Sequence[Pair]) -> None:
         """Show how often a policy agrees with the labels, and the pairs on which it disagrees most."""
-        self._console.print(accuracy_table(agreement, title="Pairs whose label the policy agrees with"))
+        self._console.print(accuracy_table(agreement, title=AGREEMENT))
         self._console.print(doubted_table(margins, pairs))
 
     def accuracy(self, accuracy: RewardAccuracy | None) -> None:
@@ -72,6 +72,8 @@ def write_summary(run: RunDirectory, method: str, *, model: str, seed: int, resu
 
     `results` may hold ``counts`` of its own, which join those of the run's stages.
     """
+    if not run.is_main:
+        return
     status, counts = run.status(), run.counts()
     started = status.started or datetime.now(UTC)
     results = dict(results)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from windvane.bootstrapping import added_id
 from windvane.data import OfflinePair, load_queries
 from windvane.engines.workbench import BenchEngine
+from windvane.errors import DataError
 from windvane.evaluation.policy import Evaluation
 from windvane.recipes.compare import compare_policies
 from windvane.recipes.offline import (
@@ -50,6 +52,7 @@ def run_sera(config: SeraConfig, *, console: Console | None = None) -> SeraResul
         asked = config.evaluation
         given = load_queries(asked.queries, limit=asked.max_queries) if asked and asked.queries else []
         data = read_offline(session, config, avoid=given, check=partial(check_ahead, config, given))
+        config.selection.check_sources(data.train)
         ledger = LogprobLedger(session, shard_size=config.shard_size)
         measure_reference(config, data, ledger)
         policies, rounds = [config.model], list[Round]()
@@ -79,10 +82,23 @@ def check_ahead(
     config: SeraConfig, queries: Sequence[Query], pairs: Sequence[OfflinePair], engine: BenchEngine
 ) -> None:
     """Refuse, before round 1 is trained, what only a later stage would stumble over. Raises `DataError`."""
-    config.selection.check_sources(pairs)
-    prompts = [pair.prompt for pair in pairs]
+    prompts, names = [pair.prompt for pair in pairs], {pair.id for pair in pairs}
+    taken = [name for name in names for number in range(2, config.rounds + 1) if added_id(name, number) in names]
+    if config.bootstrapping is not None and taken:
+        raise DataError(
+            f"the pairs have the id {min(taken)!r} and, of an earlier run it seems, {added_id(min(taken), 2)!r} or the "
+            "like, which is what a pair that a round adds would be called: give these pairs other ids"
+        )
     if config.bootstrapping is not None:
-        engine.check_room(prompts, config.bootstrapping.sampling.max_new_tokens)
+        most = config.bootstrapping.sampling.max_new_tokens
+        engine.check_room(prompts, most)
+        longest = max(len(engine.chat.prompt_ids(prompt)) for prompt in prompts)
+        if config.training.max_length is not None and longest + most > config.training.max_length:
+            raise DataError(
+                f"a prompt of {longest} tokens and a sample of up to bootstrapping.sampling.max_new_tokens ({most}) "
+                f"make a pair longer than training.max_length ({config.training.max_length}): lower the one or raise "
+                "the other"
+            )
     if config.evaluation is not None:
         asked = [query.messages for query in queries] or prompts
         engine.check_room(asked, config.evaluation.max_new_tokens)
@@ -90,14 +106,15 @@ def check_ahead(
 
 def summary_of(result: SeraResult, config: SeraConfig, data: OfflineData, counts: Mapping[str, int]) -> dict[str, Any]:
     """Return what ``summary.json`` says of a run beyond what it says of any."""
-    reviews = [each.review for each in result.rounds]
-    dropped = Counter(record.reason for review in reviews for record in review.dropped)
-    unpaired = Counter(record.reason for review in reviews if review.added for record in review.added.dropped)
+    last = result.rounds[-1].review  # of the other rounds, `rounds` tells
+    dropped = Counter(record.reason for record in (*data.left_out, *last.dropped))
+    unpaired = Counter(record.reason for record in (last.added.dropped if last.added else ()))
     return {
         "counts": {
-            "pairs_made": len(data.train) + len(data.held_out),
-            "pairs_kept": len(reviews[-1].kept),
-            "pairs_added": sum(len(review.added.pairs) for review in reviews if review.added),
+            "pairs_made": len(data.train) + len(data.held_out) + len(data.left_out),
+            "pairs_kept": len(last.kept),
+            "pairs_held_out": len(data.held_out),
+            "pairs_added": len(last.added.pairs) if last.added else 0,
             "dropped": dict(dropped.most_common()),
             "not_added": dict(unpaired.most_common()),
             **logprob_counts(counts),

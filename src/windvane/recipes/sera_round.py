@@ -77,9 +77,10 @@ def review_pairs(
     added = None
     if config.bootstrapping is not None:
         share = config.bootstrapping.share
-        wanted = len(selection.dropped) if share is None else round(share * len(data.train))
+        wanted = len(selection.dropped) if share is None else int(share * len(data.train) + 0.5)
         queries = distinct_queries(data.train)
-        added = bootstrap(session, number, queries, config, ledger, panel, count=wanted)
+        if wanted:
+            added = bootstrap(session, number, queries, config, ledger, panel, count=wanted)
     noise = None
     if config.noise is not None:
         noise = noise_removal(margins, flipped=data.flipped, dropped={record.id for record in selection.dropped})

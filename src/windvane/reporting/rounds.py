@@ -36,6 +36,7 @@ def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
+AGREEMENT = "Pairs whose label the policy agrees with (margin above 0)"
 HELD_OUT = "Held-out pairs whose chosen response has the larger implicit reward"
 
 
@@ -52,7 +53,7 @@ def accuracy_table(accuracy: RewardAccuracy, *, title: str = HELD_OUT) -> Table:
 
 def doubted_table(margins: Sequence[PairMargin], pairs: Sequence[Pair], *, limit: int = 5) -> Table:
     """Return the `limit` pairs of the smallest margins: the labels that the policy doubts most."""
-    made = table("The labels that the policy doubts most", "id", "margin", "chosen", "rejected")
+    made = table("The smallest margins: labels that the policy is least sure of", "id", "margin", "chosen", "rejected")
     for column in made.columns[2:]:
         column.justify = "left"
     by_id = {pair.id: pair for pair in pairs}

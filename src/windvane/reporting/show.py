@@ -9,8 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from windvane.evaluation.policy import Evaluation, Limits
+from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.reporting.console import evaluation_table, signal_table, status_table
-from windvane.reporting.rounds import rounds_table
+from windvane.reporting.rounds import AGREEMENT, HELD_OUT, accuracy_table, rounds_table
 from windvane.run import RunDirectory, run_status
 
 
@@ -36,9 +37,19 @@ def summary_tables(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Ren
     rounds = [row for row in summary.get("rounds") or () if isinstance(row, Mapping)]
     if rounds:
         parts.append(rounds_table(rounds))
+    for name, title in (("held_out", HELD_OUT), ("agreement", AGREEMENT)):
+        if summary.get(name) is not None:
+            parts.append(_accuracy(summary[name], title))
     if summary.get("evaluation") is not None:
         parts.append(_evaluation(summary["evaluation"], config.get("evaluation") or {}))
     return Group(*parts)
+
+
+def _accuracy(numbers: object, title: str) -> RenderableType:
+    try:
+        return accuracy_table(RewardAccuracy.model_validate(numbers), title=title)
+    except ValidationError:  # written by another version
+        return Text("summary.json has an accuracy that this version of windvane cannot read", style="yellow")
 
 
 def _evaluation(numbers: object, settings: Mapping[str, Any]) -> RenderableType:

@@ -303,8 +303,11 @@ class RunDirectory:
             self._counts = None
 
     def counts(self) -> dict[str, int]:
-        """Return all counters, summed over the work that is on file, whichever process did it."""
-        return RunView(self.path).counts()
+        """Return all counters, summed over the work that is on file, whichever process did it.
+
+        Empty on any process but the main one, which may be tidying the files by then.
+        """
+        return RunView(self.path).counts() if self.is_main else {}
 
     def reused(self) -> dict[str, int]:
         """Return the part of `counts` that this process found on file and did not have to do."""
@@ -363,7 +366,8 @@ class RunDirectory:
         try:
             if error is None:
                 self._tidy()
-                self._log("finished", counts=self.counts())
+                if self._journal is not None:
+                    self._log("finished", counts=self.counts())
             else:
                 with suppress(RunFailed):  # a disk that is full must not hide what went wrong first
                     if isinstance(error, Exception):

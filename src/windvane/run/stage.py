@@ -88,7 +88,11 @@ def all_manifests(layout: Layout) -> dict[str, Manifest]:
 def all_plans(layout: Layout) -> dict[str, Plan]:
     """Return the plans of all stages that are under way by name."""
     found: dict[str, Plan] = {}
-    for path in sorted(layout.all_shards.glob("**/plan.json")):
+    try:
+        paths = sorted(layout.all_shards.glob("**/plan.json"))
+    except FileNotFoundError:  # the process that works on the run has just ended it, and is tidying up
+        return found
+    for path in paths:
         plan = read_note(path, Plan)
         if plan is not None:
             found[path.parent.relative_to(layout.all_shards).as_posix().removesuffix("@")] = plan

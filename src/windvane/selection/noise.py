@@ -1,6 +1,7 @@
 """Label noise made on purpose, to see what a selector does about it."""
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from windvane.config import Settings
+from windvane.errors import DataError
 from windvane.seeds import derive_seed
 from windvane.selection.implicit_margin import PairMargin
 from windvane.types import Pair, Record
@@ -37,7 +39,7 @@ class NoiseRemoval(Record):
     auc: float | None
     """Probability that a clean pair has a larger margin than a flipped one, ties half; None without either kind."""
     auc_ci: tuple[float, float] | None
-    """95 % interval (Hanley and McNeil)."""
+    """95 % interval (Hanley and McNeil, kept from having no width at 0 and 1)."""
     removed: int
     """Pairs that selection dropped."""
     precision: float | None
@@ -47,8 +49,13 @@ class NoiseRemoval(Record):
 
 
 def flip_labels(pairs: Sequence[Pair], settings: NoiseSettings) -> FlippedPairs:
-    """Swap the sides of ``flip · n`` pairs, rounded half up; which ones depends on their ids and the seed alone."""
+    """Swap the sides of ``flip · n`` pairs, rounded half up; which ones depends on their ids and the seed alone.
+
+    Raises `DataError` where that is none.
+    """
     count = math.floor(settings.flip * len(pairs) + 0.5)
+    if not count:
+        raise DataError(f"noise.flip: {settings.flip:g} of {len(pairs)} pairs is none: raise it, or leave noise out")
     order = sorted(pairs, key=lambda pair: (derive_seed(settings.seed, "flip", pair.id), pair.id))
     flipped = frozenset(pair.id for pair in order[:count])
     return FlippedPairs([swapped(pair) if pair.id in flipped else pair for pair in pairs], flipped)
@@ -82,12 +89,19 @@ def _auc(positives: Sequence[float], negatives: Sequence[float]) -> float | None
     """Return the share of (positive, negative) couples in which the positive is larger: Mann-Whitney's U over n·m."""
     if not positives or not negatives:
         return None
-    below = sum((low < high) + 0.5 * (low == high) for high in positives for low in negatives)
+    ordered = sorted(negatives)
+    below = sum((bisect_left(ordered, high) + bisect_right(ordered, high)) / 2 for high in positives)
     return below / (len(positives) * len(negatives))
 
 
 def _auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, float]:
-    first, second = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (positives - 1) * (first - auc**2) + (negatives - 1) * (second - auc**2)
+    """Return Hanley and McNeil's interval around the AUC with half a case added to the rarer kind.
+
+    Around 0 and 1 themselves it would have no width, which says more than a few pairs can.
+    """
+    cases = min(positives, negatives)
+    centre = (auc * cases + 0.5) / (cases + 1)
+    first, second = centre / (2 - centre), 2 * centre**2 / (1 + centre)
+    variance = centre * (1 - centre) + (positives - 1) * (first - centre**2) + (negatives - 1) * (second - centre**2)
     half = NormalDist().inv_cdf(0.975) * math.sqrt(variance / (positives * negatives))
-    return max(0.0, auc - half), min(1.0, auc + half)
+    return max(0.0, min(auc, centre - half)), min(1.0, max(auc, centre + half))

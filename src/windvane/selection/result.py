@@ -19,7 +19,8 @@ class SelectionSummary(Record):
     dropped: dict[str, int]
     """Pairs by reason, the most frequent reason first."""
     thresholds: dict[str, float]
-    """What the steps compared with, in nats per token; a step that was off or that nothing reached has none."""
+    """What was compared with: of the steering filter nats per token, of margins what their reward is in. A step that
+    was off or that nothing reached has none."""
 
 
 class Selection(NamedTuple, Generic[Kept]):
