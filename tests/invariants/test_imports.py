@@ -21,7 +21,7 @@ DIRECTION = (
     {"bootstrapping"},
     {"losses"},
     {"training"},
-    {"evaluation", "reporting", "doctor"},
+    {"evaluation", "reporting", "doctor", "prompt_search"},
     {"recipes"},
     {"cli"},
 )
@@ -34,6 +34,8 @@ LIGHT = (
     "windvane.types",
     "windvane.data",
     "windvane.judging",
+    "windvane.prompt_search.demonstrations",
+    "windvane.prompt_search.retrieval",
     "windvane.cli",
     "windvane.losses",
     "windvane.selection",
