@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from windvane import __version__
-from windvane.errors import RunFailed, TrainingDiverged, UserError
+from windvane.errors import BudgetSpent, RunFailed, TrainingDiverged, UserError
 
 if TYPE_CHECKING:
     from windvane.config import Settings
@@ -191,7 +191,7 @@ def main() -> None:
             "choose another output_dir.",
             3,
         )
-    except RunFailed as error:
+    except (RunFailed, BudgetSpent) as error:
         _fail(f"{error}\nThe run is on file; the same command goes on from here.", 3)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != 130:  # typer turns Ctrl-C into an exit without a word

@@ -36,6 +36,7 @@ LIGHT = (
     "windvane.judging",
     "windvane.prompt_search.demonstrations",
     "windvane.prompt_search.retrieval",
+    *(f"windvane.engines.{name}" for name in ("server", "server_process", "journal", "budget", "talkers")),
     "windvane.cli",
     "windvane.losses",
     "windvane.selection",

@@ -45,7 +45,7 @@ class ChatRequest(NamedTuple):
     sample: int = 0
     """Tells several samples of the same conversation apart; the seed where an engine takes one."""
     schema: Mapping[str, Any] | None = None
-    """JSON schema that the reply should follow, where the engine can hold it to one; the caller still parses leniently."""
+    """JSON schema that the reply should follow, where the engine can hold it to one; the caller parses leniently."""
 
 
 class Reply(Record):
@@ -57,6 +57,8 @@ class Reply(Record):
     """``stop``, ``length`` (cut off by the token limit) or what else the engine calls it."""
     prompt_tokens: int
     completion_tokens: int
+    estimated: bool = False
+    """Whether the tokens are an estimate, since the engine did not say how many there were."""
 
 
 class Talker(Protocol):
@@ -69,5 +71,6 @@ class Talker(Protocol):
     async def ask(self, request: ChatRequest) -> Reply:
         """Return the reply.
 
-        Raises `RunFailed` where there is none after all retries; it never invents one.
+        Raises `RunFailed` where there is none after all retries (`NoReply` where others are answered); it never
+        invents one.
         """
