@@ -27,7 +27,7 @@ EVERY_RULE: list[rules.RuleSettings] = [
     rules.Contains(pattern="because"),
     rules.Forbids(pattern="because"),
     rules.Json(keys=("a", "b")),
-    rules.Language(wanted="en"),
+    rules.Language(code="en"),
 ]
 
 
@@ -141,7 +141,7 @@ def test_names_and_anchors_of_ones_own() -> None:
         ({"aspects": [{"rule": {"type": "shorter"}, "anchors": {"at_1": 2, "at_5": 2}}]}, "two ends"),
         ({"aspects": [{"rule": {"type": "shorter"}, "anchors": {"at_1": 2}}]}, "at_5"),
         ({"aspects": [{"rule": {"type": "longer"}}]}, "longer"),
-        ({"aspects": [{"rule": {"type": "language", "wanted": "English"}}]}, "pattern"),
+        ({"aspects": [{"rule": {"type": "language", "code": "English"}}]}, "pattern"),
     ],
 )
 def test_wrong_settings_are_refused(given: dict[str, object], told: str) -> None:
@@ -151,4 +151,4 @@ def test_wrong_settings_are_refused(given: dict[str, object], told: str) -> None
 
 def test_a_language_that_is_not_known_is_refused_before_anything_is_judged() -> None:
     with pytest.raises(ConfigError, match=r"'qq' is no language that is known here\. There are .*de, .*en"):
-        RuleJudge(RuleJudgeSettings(aspects=(RuleAspect(rule=rules.Language(wanted="qq")),)))
+        RuleJudge(RuleJudgeSettings(aspects=(RuleAspect(rule=rules.Language(code="qq")),)))

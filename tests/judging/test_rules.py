@@ -18,7 +18,7 @@ EVERY_RULE: list[Rule] = [
     rules.Contains(pattern="because"),
     rules.Forbids(pattern="because"),
     rules.Json(),
-    rules.Language(wanted="en"),
+    rules.Language(code="en"),
 ]
 
 
@@ -116,17 +116,17 @@ ENGLISH = "The sky is blue because the air scatters blue light the most."
 
 def test_language_of_a_code_or_of_the_query() -> None:
     german = Query(id="q", messages=(Message(role="user", content="Warum ist der Himmel eigentlich blau?"),))
-    assert score(rules.Language(wanted="en"), ENGLISH) == 1
-    assert score(rules.Language(wanted="en"), GERMAN) < 0.01
-    assert score(rules.Language(wanted="de"), GERMAN) == 1
+    assert score(rules.Language(code="en"), ENGLISH) == 1
+    assert score(rules.Language(code="en"), GERMAN) < 0.01
+    assert score(rules.Language(code="de"), GERMAN) == 1
     assert rules.Language().score(answer(GERMAN), german) == 1
     assert rules.Language().score(answer(ENGLISH), german) < 0.01
-    assert score(rules.Language(wanted="zh"), "天空是蓝色的，因为空气散射蓝光。") == 1
+    assert score(rules.Language(code="zh"), "天空是蓝色的，因为空气散射蓝光。") == 1
 
 
 def test_a_few_words_are_not_called_wrong() -> None:
-    assert score(rules.Language(wanted="en"), "42") == 1
-    assert score(rules.Language(wanted="en"), "Yes.") > 0.1
+    assert score(rules.Language(code="en"), "42") == 1
+    assert score(rules.Language(code="en"), "Yes.") > 0.1
 
 
 def test_a_config_names_a_rule_by_type() -> None:

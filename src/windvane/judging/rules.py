@@ -171,8 +171,8 @@ class Language(Settings):
     """How probable it is that the answer is in the wanted language, compared with the most probable one: 0 to 1."""
 
     type: Literal["language"] = "language"
-    wanted: str = Field(default="query", pattern="^(query|[a-z]{2,3})$")
-    """A code such as en, de or zh; query: the language that the query is most probably in."""
+    code: str = Field(default="query", pattern="^(query|[a-z]{2,3})$")
+    """The wanted language, such as en, de or zh; query: the one that the query is most probably in."""
 
     def score(self, completion: Completion, query: Query) -> float:
         """Return 1 where the wanted language is the most probable one; the ratio of the two probabilities elsewhere.
@@ -182,7 +182,7 @@ class Language(Settings):
         """
         if measures.is_empty(completion.text):
             return NOTHING
-        asked = measures.languages(query.text) if self.wanted == "query" else {self.wanted: 1.0}
+        asked = measures.languages(query.text) if self.code == "query" else {self.code: 1.0}
         wanted = max(asked, key=asked.__getitem__)
         found = measures.languages(completion.text)
         if wanted not in found:
