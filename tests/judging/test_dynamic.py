@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tests.judging.talkers import every_so_often, is_again, is_choice, judge_says, query, run, verdict
 from windvane.engines.protocols import ChatRequest
 from windvane.engines.talkers import ScriptedTalker
 from windvane.errors import BudgetSpent, ConfigError, NoReply, RunFailed
+from windvane.judging import DigitJudgeSettings, JudgeSettings, RuleJudgeSettings
 from windvane.judging.dynamic import (
     AspectsTogether,
     ChosenAspects,
@@ -194,7 +195,7 @@ def test_malformed_replies_never_crash_and_never_count(share: float) -> None:
     assert all((judgement.score is None) == (judgement.unscored is not None) for judgement in found)
     unscored = sum(judgement.score is None for judgement in found)
     assert unscored <= 180 * share * share * 2
-    assert len(talker.calls) <= 2 * (60 + 180)
+    assert len(talker.calls) <= DynamicJudgeSettings().most_requests(60, 180) == 2 * (60 + 180)
     if not share:
         assert [judgement.score for judgement in found] == [3] * 180
         assert len(talker.calls) == 60 + 180
@@ -258,6 +259,30 @@ def test_each_setting_reaches_the_request(tmp_path: Path) -> None:
     own = judge_says(verdict(Rhyme=5, Metre=4), choice="Rhyme, Metre")
     assert judged(own, DynamicJudgeSettings(aspects=path)).score == 4.5
     assert "Clarity" not in own.calls[0].messages[0].content
+
+
+def test_a_judge_in_a_config() -> None:
+    adapter: TypeAdapter[JudgeSettings] = TypeAdapter(JudgeSettings)
+    assert adapter.validate_python("rules") == RuleJudgeSettings()
+    assert adapter.validate_python({"type": "digits", "names": ["Clarity"]}) == DigitJudgeSettings(names=("Clarity",))
+    assert adapter.validate_python({"type": "dynamic", "choice": "together"}).choice == AspectsTogether()
+    with pytest.raises(ValidationError, match="'dynamic', 'rules', 'digits'"):
+        adapter.validate_python("people")
+
+
+def test_what_it_can_cost() -> None:
+    paper = DynamicJudgeSettings(compat_paper=True)
+    together = DynamicJudgeSettings(choice=AspectsTogether())
+    assert [s.most_requests(3, 10) for s in (DynamicJudgeSettings(), paper, together, FIXED)] == [26, 13, 20, 20]
+
+
+def test_a_file_with_too_few_aspects_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("aspects: [{name: Rhyme, definition: r}]")
+    with pytest.raises(ConfigError, match=r"at least 2 aspects, and .*own\.yaml has only 1"):
+        DynamicJudge(judge_says(BOTH), DynamicJudgeSettings(aspects=path))
+    fixed = DynamicJudgeSettings(aspects=path, choice=FixedAspects(names=("Rhyme",)))
+    assert judged(judge_says(verdict(Rhyme=2)), fixed).score == 2
 
 
 def test_settings_in_short_and_settings_that_make_no_sense(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from windvane.judging.dynamic import (
 from windvane.judging.records import AspectChoice, AspectJudgement, AspectScore, Judge
 from windvane.judging.rule_aspects import Anchors, RuleAspect, RuleJudge, RuleJudgeSettings
 from windvane.judging.rules import Rule, RuleSettings, Shorter, Structured, compare
+from windvane.judging.settings import JudgeSettings
 
 __all__ = [
     "Anchors",
@@ -27,6 +28,7 @@ __all__ = [
     "DynamicJudgeSettings",
     "FixedAspects",
     "Judge",
+    "JudgeSettings",
     "Rule",
     "RuleAspect",
     "RuleJudge",

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ Encode = Callable[[str], Sequence[int]]
 class DigitJudgeSettings(Settings):
     """A local judge that is asked for one digit an aspect."""
 
+    type: Literal["digits"] = "digits"
+    """digits: read a local model's probabilities of the digits 1 to 5."""
     aspects: Path | None = None
     """A YAML file with a list `aspects`, each with a name, a definition and what earns 1, 3 and 5; null takes
     windvane's 14."""

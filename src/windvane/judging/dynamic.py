@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from windvane.config import Settings
 from windvane.engines.protocols import ChatRequest, Reply, Talker
 from windvane.engines.sharing import Shared
-from windvane.errors import NoReply
+from windvane.errors import ConfigError, NoReply
 from windvane.judging.aspects import N_DEFAULT, Aspect, named, read_aspects
 from windvane.judging.fences import transcript
 from windvane.judging.prompts import Limits, Task, choice_task, score_task, together_task
@@ -76,6 +76,8 @@ def _in_short(given: Any) -> Any:
 class DynamicJudgeSettings(Settings):
     """A judge that is a model."""
 
+    type: Literal["dynamic"] = "dynamic"
+    """dynamic: a model chooses what each query's answers are scored on, and scores them."""
     aspects: Path | None = None
     """A YAML file with a list `aspects`, each with a name, a definition and what earns 1, 3 and 5; null takes
     windvane's 14."""
@@ -96,6 +98,11 @@ class DynamicJudgeSettings(Settings):
     """Judge as the published algorithm does: nothing is asked again, and a judgement that cannot be read counts 0. That
     0 is an invention (on a scale from 1 to 5 no answer earns it), so this is for comparison only."""
 
+    def most_requests(self, queries: int, answers: int) -> int:
+        """Return how many requests it can take to judge so many answers to so many queries."""
+        tries = 1 if self.compat_paper else 2
+        return tries * (answers + (queries if isinstance(self.choice, ChosenAspects) else 0))
+
 
 class DynamicJudge:
     """Scores answers 1 to 5 on aspects that it chooses for each query, with a reason for each score.
@@ -108,12 +115,18 @@ class DynamicJudge:
     """
 
     def __init__(self, talker: Talker, settings: DynamicJudgeSettings | None = None) -> None:
-        """Raise `ConfigError` for an aspect file that cannot be used and for a name that is not in it."""
+        """Raise `ConfigError` for an aspect file that cannot be used, or has too few, and for a name not in it."""
         self._talker = talker
         self._settings = settings or DynamicJudgeSettings()
         self._aspects = read_aspects(self._settings.aspects)
         choice = self._settings.choice
         self._default: tuple[Aspect, ...] = ()
+        if isinstance(choice, _Chosen) and choice.at_least > len(self._aspects):
+            raise ConfigError(
+                f"The judge is to choose at least {choice.at_least} aspects, and {self._settings.aspects} has only "
+                f"{len(self._aspects)}. Lower choice.at_least, add aspects, or name them all in choice: "
+                "{type: fixed, names: ...}."
+            )
         if isinstance(choice, FixedAspects):
             self._default = named(choice.names, self._aspects)
         elif isinstance(choice, ChosenAspects):

@@ -1,7 +1,7 @@
 """Rules as aspects: what a formula measures, on the scale from 1 to 5, so that a search needs no judge model."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -108,6 +108,8 @@ class RuleAspect(Settings):
 class RuleJudgeSettings(Settings):
     """A judge that is made of rules."""
 
+    type: Literal["rules"] = "rules"
+    """rules: score by formulas, without any model."""
     aspects: tuple[RuleAspect, ...] = Field(
         default=(
             RuleAspect(rule=rules.Direct()),

@@ -76,6 +76,14 @@ class RewritingSettings(Settings):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Share of the probability mass that tokens are drawn from."""
 
+    def most_requests(self, examples: int) -> int:
+        """Return how many requests the optimiser can get for so many examples."""
+        return 2 * self.attempts * examples
+
+    def most_judgements(self, examples: int) -> int:
+        """Return how many answers can have to be judged for so many examples."""
+        return (1 + self.attempts) * examples
+
 
 class RewritingTexts(Settings):
     """The texts of `demonstrations.yaml`."""
