@@ -34,8 +34,20 @@ LIGHT = (
     "windvane.types",
     "windvane.data",
     "windvane.judging",
-    "windvane.prompt_search.demonstrations",
-    "windvane.prompt_search.retrieval",
+    *(
+        f"windvane.prompt_search.{name}"
+        for name in (
+            "demonstrations",
+            "retrieval",
+            "evaluator",
+            "proposers",
+            "guidelines",
+            "racing",
+            "paper",
+            "replay",
+            "proof",
+        )
+    ),
     *(f"windvane.engines.{name}" for name in ("server", "server_process", "journal", "budget", "talkers")),
     "windvane.cli",
     "windvane.losses",

@@ -224,8 +224,8 @@ class _Tree:
 
     def _prepare(self, index: int) -> None:
         """Prepare a query ahead of its level, while the level before it is being judged."""
-        for query in self._queries[index : index + 1]:
-            self.answers.prepare(query)
+        if index < self.limit:  # else there may be no such level, and its aspects would be paid for in vain
+            self.answers.prepare(self._queries[index])
 
     def _path(self, node: Node) -> list[Node]:
         """Return the nodes from the root to this one."""
