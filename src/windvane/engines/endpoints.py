@@ -4,6 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+_TURNS = 3
+"""Turns of the event loop that a reply takes to whoever asked for it, by way of tasks that share it."""
+
 
 class Endpoint:
     """One address, and what it is doing."""
@@ -29,10 +32,15 @@ class Endpoints:
         self.all = tuple(map(Endpoint, urls))
         self._concurrency = concurrency
         self._waiting: deque[asyncio.Future[Endpoint]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def take(self) -> Endpoint:
         """Wait for a place at an endpoint; it must be given back."""
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # what was in flight in an earlier one has ended with it, and clocks differ
+            self._loop = loop
+            for endpoint in self.all:
+                endpoint.in_flight, endpoint.rests_until = 0, 0.0
         place: asyncio.Future[Endpoint] = loop.create_future()
         self._waiting.append(place)
         self._serve(loop)
@@ -44,9 +52,19 @@ class Endpoints:
             raise
 
     def give_back(self, endpoint: Endpoint) -> None:
-        """End a request."""
-        endpoint.in_flight -= 1
-        self._serve(asyncio.get_running_loop())
+        """End a request: a few turns of the event loop later, when its reply is with whoever asked for it.
+
+        So a journal above has written the reply before the next request goes out, and a kill loses no more replies
+        than there are places.
+        """
+        self._after(_TURNS, asyncio.get_running_loop(), endpoint)
+
+    def _after(self, turns: int, loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> None:
+        if turns:
+            loop.call_soon(self._after, turns - 1, loop, endpoint)
+        elif loop is self._loop:
+            endpoint.in_flight -= 1
+            self._serve(loop)
 
     def rest(self, endpoint: Endpoint, seconds: float) -> None:
         """Send nothing to an endpoint for a while."""

@@ -125,6 +125,11 @@ class ServerTalker:
         return self.settings.reply_name
 
     @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it asks."""
+        return tuple(endpoint.url for endpoint in self._endpoints.all)
+
+    @property
     def requests_sent(self) -> int:
         """Requests so far, the failed ones too; without those of `check`."""
         return sum(endpoint.sent for endpoint in self._endpoints.all)
@@ -152,7 +157,7 @@ class ServerTalker:
             if isinstance(found, Trouble):
                 if found.unreachable or found.charged or found.status in (401, 403):
                     raise trouble_at_start(found, endpoint.url, self.settings)
-                if not found.decisive:
+                if found.status in (429, 503):
                     continue  # it is busy, or not quite up; the first ask has the patience for that
                 found = ()
             if self.settings.model not in found:
@@ -305,7 +310,7 @@ class ServerTalker:
             kind = NoReply
         else:
             self._gone = True
-        where = ", ".join(endpoint.url for endpoint in self._endpoints.all)
+        where = ", ".join(self.urls)
         log = self._log() if self._log is not None and kind is RunFailed else ""
         return gave_up(trouble, course.failures, f"{where} ({self.settings.model})", kind=kind, log=log)
 

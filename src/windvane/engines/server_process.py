@@ -5,6 +5,7 @@ import http.client
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,7 +70,9 @@ class ServerProcess:
         self.url = next(iter(settings.urls), f"http://127.0.0.1:{PORT}/v1").replace(PORT, str(port))
         """Its address."""
         self._command = [part.replace(PORT, str(port)) for part in settings.command]
+        self._command[0] = _program(self._command[0])
         self._ready_within = settings.ready_within
+        self._api_key_env = settings.api_key_env
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -93,7 +96,7 @@ class ServerProcess:
         except OSError:
             return ""
         lines = [line.rstrip() for line in text.splitlines() if line.strip()][-_LINES:]
-        shown = _without_secrets("\n".join(lines), os.environ)
+        shown = _without_secrets("\n".join(lines), os.environ, self._api_key_env)
         return f"\nThe last lines of {self._log}:\n{shown}" if shown else f"\n{self._log} is empty."
 
     def stop(self) -> None:
@@ -143,6 +146,12 @@ class ServerProcess:
                     f"{shlex.join(self._command)}.{self.tail()}"
                 )
             time.sleep(_PAUSE)
+
+
+def _program(name: str) -> str:
+    """Return the path of a program: that of this Python's environment, also where it is not activated."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return shutil.which(name, path=places) or name
 
 
 def free_port() -> int:
@@ -208,8 +217,8 @@ def _states(group: int) -> list[str]:
     return found
 
 
-def _without_secrets(text: str, environment: Mapping[str, str]) -> str:
+def _without_secrets(text: str, environment: Mapping[str, str], key: str | None) -> str:
     for name, value in environment.items():
-        if _SECRET.search(name) and len(value) >= 8:
+        if name == key or (_SECRET.search(name) and len(value) >= 8):
             text = text.replace(value, f"[{name}]")
     return text
