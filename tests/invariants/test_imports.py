@@ -52,6 +52,7 @@ LIGHT = (
     "windvane.cli",
     "windvane.losses",
     "windvane.selection",
+    "windvane.reporting.search",
     "windvane.training.settings",
     *(
         f"windvane.recipes.{name}"
@@ -66,6 +67,12 @@ LIGHT = (
             "sera_config",
             "sera",
             "audit",
+            "drpo_config",
+            "drpo_plan",
+            "drpo_stages",
+            "drpo",
+            "prompt",
+            "roles",
         )
     ),
 )

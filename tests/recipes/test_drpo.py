@@ -167,3 +167,19 @@ def test_a_raised_budget_goes_on_from_the_replies_on_file(stub: StubServer, quer
     assert longer.proof == free.proof
     replies = [entry.key for entry in read_replies(tmp_path / "run" / "replies.jsonl")]
     assert len(replies) == len(set(replies))
+
+
+def test_money_is_counted_over_all_roles_and_never_overstepped(stub: StubServer, queries: Path, tmp_path: Path) -> None:
+    prices = {"model": {"prompt": 1, "completion": 2}, "judge": {"prompt": 3, "completion": 4}}
+    prices["optimizer"] = {"prompt": 5, "completion": 6}
+    before = stub.tokens
+    config = configuration(stub, tmp_path, queries, budget={"money": 2.0, "tokens": 500_000, "prices": prices})
+    run = run_drpo(config, console=small.QUIET).run
+    spent = sum(
+        (entry.reply.prompt_tokens * prices[entry.role]["prompt"]
+         + entry.reply.completion_tokens * prices[entry.role]["completion"]) / 1e6
+        for entry in read_replies(run / "replies.jsonl")
+    )  # fmt: skip
+    assert small.read_json(run / "summary.json")["search"]["money"] == pytest.approx(spent)
+    assert 0 < spent <= 2.0
+    assert stub.tokens - before <= 500_000

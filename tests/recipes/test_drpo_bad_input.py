@@ -107,6 +107,12 @@ def test_what_is_wrong_is_said_before_anything_is_asked(case: str, place: Search
     assert stub.total - before <= probes
 
 
+def test_several_processes_are_refused(place: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(place, place.drpo, "2 processes", "concurrency")
+
+
 def test_a_key_is_shown_nowhere(place: Search, locked: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRONG_KEY", KEY)
     outcome = place.drpo(f"model.base_url={locked.url}", "model.api_key_env=WRONG_KEY")
@@ -122,6 +128,8 @@ def test_a_wrong_value_can_be_put_right_in_the_same_directory(place: Search) -> 
     outcome = place.drpo()
     assert outcome.code == 0, outcome.err
     assert "found prompt: run/prompt.json" in outcome.out
+    assert "held-out queries" in place("show", "run").out
+    assert "You help" in place("prompt", "export", "run", "--format", "txt").out
 
 
 def test_another_configuration_on_a_finished_run_is_refused(place: Search) -> None:

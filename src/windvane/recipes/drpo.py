@@ -18,7 +18,7 @@ from windvane.prompt_search.racing import racing_search
 from windvane.prompt_search.records import SearchResult
 from windvane.prompt_search.retrieval import NearestExamples
 from windvane.recipes.drpo_config import DrpoConfig, PaperSearch
-from windvane.recipes.drpo_stages import Desk, Proved, Searched, read_data, source_of
+from windvane.recipes.drpo_stages import Desk, Proved, Searched, read_data, refuse_company, source_of
 from windvane.recipes.prompt import PROMPT, PROOF, FoundPrompt
 from windvane.recipes.report import write_summary
 from windvane.recipes.roles import open_roles
@@ -37,6 +37,7 @@ class DrpoResult(NamedTuple):
 
 def run_drpo(config: DrpoConfig, *, console: Console | None = None) -> DrpoResult:
     """Find a prompt and prove it; see `run_sso` for consoles, errors and resuming."""
+    refuse_company()
     with (
         open_session(config, command="drpo", may_change=config.may_change(), console=console) as session,
         open_roles(config, session.run.path, session.run.say) as roles,
@@ -50,7 +51,7 @@ def run_drpo(config: DrpoConfig, *, console: Console | None = None) -> DrpoResul
             proof = prove_prompt(desk, attempt, source, searched.result)
             if not searched.cut(proof, config.budget):
                 break  # else the budget that cut it short was raised since: once more, from the replies on file
-        found = found_prompt(config, source, examples, searched.result, proof)
+        found = FoundPrompt.of(config, source.by, examples, searched.result, proof)
         result = DrpoResult(run.write_json(PROMPT, found), run.path, searched.result, proof)
         run.write_json(PROOF, proof)
         write_summary(run, "drpo", model=config.model.model, seed=config.seed, results=summary_of(desk, result))
@@ -107,26 +108,6 @@ def prove_prompt(desk: Desk, attempt: int, source: NearestExamples, result: Sear
         return [Proved(proof=desk.ask("proof", proving))]
 
     return desk.once("proof", attempt, make, Proved, (data.held_out, result))[0].proof
-
-
-def found_prompt(
-    config: DrpoConfig, source: NearestExamples, examples: list[Demonstration], result: SearchResult, proof: Proof
-) -> FoundPrompt:
-    """Return the prompt to use: the finalist that the proof puts first, or the start prompt where that is better."""
-    texts = {candidate.id: candidate.text for candidate in result.candidates}
-    stays = proof.best is None or proof.verdict == "loss"
-    candidate = result.start.id if proof.best is None or stays else proof.best.candidate
-    by = "bm25" if source.by == "bm25" else "embeddings"
-    return FoundPrompt(
-        system_prompt=texts[candidate],
-        examples=tuple(examples),
-        retrieval=config.retrieval.model_copy(update={"by": by if examples else config.retrieval.by}),
-        sampling=config.sampling.sampling(),
-        start_prompt=config.start_prompt,
-        candidate=candidate,
-        supported=proof.verdict == "gain",
-        statement=proof.statement,
-    )
 
 
 def summary_of(desk: Desk, result: DrpoResult) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from windvane.data.shapes import prompt_of
 from windvane.data.source import BadRow, Row
 from windvane.data.splitting import leave_out, split_queries
 from windvane.engines.budget import BudgetSettings
+from windvane.errors import ConfigError
 from windvane.prompt_search.contracts import Proposer
 from windvane.prompt_search.demonstrations import Demonstration
 from windvane.prompt_search.evaluator import ModelEvaluator, Prompted
@@ -28,6 +29,7 @@ from windvane.recipes.drpo_plan import Data, bound_in_words, check_queries, for_
 from windvane.recipes.roles import Roles
 from windvane.reporting.search import SearchView
 from windvane.run import RunDirectory
+from windvane.run.team import team_of
 from windvane.types import Query, Record
 
 T = TypeVar("T")
@@ -77,8 +79,8 @@ class Desk:
         with self.view.stage(stage):
             result = self.roles.work(make)
         counted, usage = self.run.counts(), self.roles.usage
-        self.run.count("model_calls", usage.calls - counted.get("model_calls", 0))
-        self.run.count("tokens_generated", usage.completion_tokens - counted.get("tokens_generated", 0))
+        for name, total in (("model_calls", usage.calls), ("tokens_generated", usage.completion_tokens)):
+            self.run.count(name, max(0, total - counted.get(name, 0)))
         return result
 
     @contextmanager
@@ -102,6 +104,16 @@ class Desk:
         if isinstance(settings, GuidelineProposerSettings):
             return GuidelineProposer(self._guidelines, seed=self.config.seed, at_most=settings.at_most)
         return Optimizer(self.roles.optimizer(), settings)
+
+
+def refuse_company() -> None:
+    """Raise `ConfigError` where several processes were started: one keeps all engines busy and writes the journal."""
+    size = team_of().size
+    if size > 1:
+        raise ConfigError(
+            f"windvane drpo was started as {size} processes, and a search is one: start it without accelerate launch "
+            "or torchrun. More servers (a list in base_url), or more requests at once (concurrency), make it faster."
+        )
 
 
 def read_data(config: DrpoConfig) -> Data:

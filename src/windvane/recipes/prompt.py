@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -15,12 +15,13 @@ from windvane.errors import ConfigError, RunDirectoryError
 from windvane.prompt_search.demonstrations import Demonstration
 from windvane.prompt_search.evaluator import Prompted
 from windvane.prompt_search.proof import Proof
+from windvane.prompt_search.records import SearchResult
 from windvane.prompt_search.rendering import ExampleSource, NoExamples, render
 from windvane.prompt_search.retrieval import RetrievalSettings, nearest_examples
 from windvane.recipes.drpo_config import DrpoConfig, LocalModel
 from windvane.recipes.report import SUMMARY
 from windvane.recipes.roles import Engines
-from windvane.reporting.search import prompt_text, proof_tables
+from windvane.reporting.search import prompt_text, proof_tables, search_text
 from windvane.run import RunDirectory, RunView
 from windvane.types import Message, Query, Record, Sampling
 
@@ -47,6 +48,29 @@ class FoundPrompt(Record):
     """Whether the proof supports a gain over the start prompt."""
     statement: str
     """What the proof says."""
+
+    @classmethod
+    def of(
+        cls, config: DrpoConfig, by: str, examples: Sequence[Demonstration], result: SearchResult, proof: Proof
+    ) -> Self:
+        """Return the prompt to use: the finalist that the proof puts first, or the start prompt where that is better.
+
+        `by` is what found the examples, so that whoever answers later does not find others.
+        """
+        texts = {candidate.id: candidate.text for candidate in result.candidates}
+        best = proof.best if proof.verdict != "loss" else None
+        candidate = result.start.id if best is None else best.candidate
+        found_by: Literal["bm25", "embeddings"] = "bm25" if by == "bm25" else "embeddings"
+        return cls(
+            system_prompt=texts[candidate],
+            examples=tuple(examples),
+            retrieval=config.retrieval.model_copy(update={"by": found_by}) if examples else config.retrieval,
+            sampling=config.sampling.sampling(),
+            start_prompt=config.start_prompt,
+            candidate=candidate,
+            supported=proof.verdict == "gain",
+            statement=proof.statement,
+        )
 
     @classmethod
     def read(cls, view: RunView) -> Self:
@@ -85,10 +109,8 @@ def show_prompt(path: Path, console: Console | None = None) -> None:
     proof = view.json(PROOF)
     console.print(found.statement if proof is None else proof_tables(Proof.model_validate(proof)))
     summary = view.json(SUMMARY)
-    search: dict[str, Any] = summary.get("search", {}) if isinstance(summary, dict) else {}
-    if search:
-        money = "" if search.get("money") is None else f", {search['money']:.4g} of money"
-        console.print(f"{search.get('calls')} calls{money}, {search.get('candidates')} prompts tried", highlight=False)
+    if isinstance(summary, dict):
+        console.print(search_text(summary.get("search", {}), {}))
 
 
 def ask_prompt(path: Path, text: str, console: Console | None = None) -> Reply:

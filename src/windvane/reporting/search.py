@@ -1,9 +1,9 @@
 """A prompt search on the screen: where it stands while it runs, and what its proof says."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,7 +13,6 @@ from rich.text import Text
 from windvane.engines.budget import BudgetSettings, Spend
 from windvane.prompt_search.contracts import Progress
 from windvane.prompt_search.proof import Comparison, Proof
-from windvane.prompt_search.records import Candidate
 from windvane.reporting.cells import MISSING, add_row, number, plain, table
 from windvane.run.progress import duration
 
@@ -142,13 +141,12 @@ def prompt_text(candidate: str, text: str) -> RenderableType:
     return Group(Text(candidate, "bold"), plain(text.strip() or "(no system prompt)"), Text(""))
 
 
-def prompts_table(candidates: Sequence[Candidate], *, limit: int = 10) -> Table:
-    """Return the first prompts of a search."""
-    made = table(f"Prompts tried: {len(candidates)}", "", "made from", "by", "prompt")
-    made.columns[3].justify = "left"
-    for one in candidates[:limit]:
-        add_row(made, one.id, one.parent or MISSING, plain(one.origin), plain(one.text, limit=_PROMPT))
-    return made
+def search_text(search: Mapping[str, Any], proof: Mapping[str, Any]) -> Text:
+    """Return what ``summary.json`` says of a search and its proof, in two lines."""
+    money = "" if search.get("money") is None else f", {search['money']:.4g} of money"
+    levels = f"{search.get('levels')} levels or races, {search.get('candidates')} prompts, {search.get('calls')} calls"
+    style = _STYLES.get(str(proof.get("verdict")), "yellow")
+    return Text.assemble(f"{levels}{money}\n", (plain(str(proof.get("statement", ""))).plain, style))
 
 
 def _signed(value: float | None) -> str:

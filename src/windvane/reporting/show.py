@@ -11,6 +11,7 @@ from rich.text import Text
 from windvane.evaluation.policy import Evaluation, Limits
 from windvane.reporting.console import evaluation_table, signal_table, status_table
 from windvane.reporting.rounds import rounds_table
+from windvane.reporting.search import search_text
 from windvane.run import RunDirectory, run_status
 
 
@@ -36,6 +37,8 @@ def summary_tables(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Ren
     rounds = [row for row in summary.get("rounds") or () if isinstance(row, Mapping)]
     if rounds:
         parts.append(rounds_table(rounds))
+    if isinstance(summary.get("search"), Mapping) and isinstance(summary.get("proof"), Mapping):
+        parts.append(search_text(summary["search"], summary["proof"]))
     if summary.get("evaluation") is not None:
         parts.append(_evaluation(summary["evaluation"], config.get("evaluation") or {}))
     return Group(*parts)
