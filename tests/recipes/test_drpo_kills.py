@@ -25,8 +25,8 @@ ATTEMPTS = len(KILLED_AT) + 3
 class Killer:
     """Counts calls over all attempts, and kills the process that makes one of the chosen ones."""
 
-    def __init__(self, at: tuple[int, ...]) -> None:
-        self._at = list(at)
+    def __init__(self, at: tuple[int, ...], sign: signal.Signals = signal.SIGKILL) -> None:
+        self._at, self._sign = list(at), sign
         self.stub = StubServer(reply=self.reply, latency=LATENCY)
         self.process: subprocess.Popen[bytes] | None = None
         self.in_flight: list[int] = []
@@ -38,7 +38,7 @@ class Killer:
         if self._at and sum(self.asked.values()) >= self._at[0] and self.process is not None:
             self._at.pop(0)
             process, self.process = self.process, None
-            process.kill()
+            process.send_signal(self._sign)
         return drpo_world.reply(body, index)
 
     def run(self, config: Path) -> int:
@@ -105,3 +105,16 @@ def test_no_reply_is_asked_for_twice_beyond_those_in_flight(runs: tuple[Path, Pa
     keys = [entry.key for entry in read_replies(killed / "replies.jsonl")]
     assert len(keys) == len(set(keys))
     assert sorted(keys) == sorted(entry.key for entry in read_replies(whole / "replies.jsonl"))
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_ends_it_with_130_and_what_was_paid_for_is_on_file(queries: Path, tmp_path: Path) -> None:
+    killer = Killer((40,), signal.SIGINT)
+    with killer.stub as stub:
+        config = drpo_world.written(tmp_path / "config.yaml", drpo_world.config(stub, tmp_path / "run", queries))
+        assert killer.run(config) == 130
+        said = (tmp_path / "log").read_text(encoding="utf-8")
+        assert "Traceback" not in said
+        assert "interrupted. What a run has finished is on file" in said
+        assert len(list(read_replies(tmp_path / "run" / "replies.jsonl"))) >= 8
+        assert killer.run(config) == 0
