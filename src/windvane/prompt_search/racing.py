@@ -11,6 +11,11 @@ to look at many candidates briefly and at few of them long; a wide first look of
 one of four. Each race draws its queries anew: an incumbent that was lucky on some would be hard to beat on them.
 
 Acceptance asks for little support on purpose. A race is a search; the proof on queries that it never saw is elsewhere.
+Simulated with 260 calls, where a quarter of all rewrites are better and a quarter are worse, the final prompt is truly
+better in 94 of 100 searches with a support of 0.8, and in 85 with 0.95. The price: where all prompts are equal, most
+searches end with another prompt than they began with, one that is as good, and the proof says that it is no gain.
+Where better prompts are rare (5 %) and rewrites of one are better, too, the published beam finds one more often: it
+looks at three times as many prompts, each on a single query, and judges lineages rather than prompts.
 """
 
 import math
