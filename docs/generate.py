@@ -26,6 +26,7 @@ def config_page() -> str:
     from windvane.config import Settings, markdown_table
     from windvane.recipes.audit import AuditConfig
     from windvane.recipes.augment import AugmentConfig
+    from windvane.recipes.drpo_config import DrpoConfig
     from windvane.recipes.evaluate import EvaluateConfig
     from windvane.recipes.pairs import PairsConfig
     from windvane.recipes.preference import TrainConfig
@@ -40,6 +41,7 @@ def config_page() -> str:
             SeraConfig,
             "Align a model by SeRA: `sera.yaml`, `sera-smollm2.yaml` and `sera-from-pairs.yaml` in examples/.",
         ),
+        ("drpo", DrpoConfig, "Search a system prompt: `drpo.yaml` and `drpo-offline.yaml` in examples/."),
         ("pairs", PairsConfig, "Only make preference pairs."),
         ("select", SelectConfig, "Only filter the pairs of an earlier run."),
         ("select --by margin", AuditConfig, "Audit a preference file: the implicit reward margin of each pair."),

@@ -20,6 +20,9 @@ _HOMES = {
     "run_sera": "windvane.recipes.sera",
     "AuditConfig": "windvane.recipes.audit",
     "run_audit": "windvane.recipes.audit",
+    "DrpoConfig": "windvane.recipes.drpo_config",
+    "DrpoResult": "windvane.recipes.drpo",
+    "run_drpo": "windvane.recipes.drpo",
     "PairsConfig": "windvane.recipes.pairs",
     "run_pairs": "windvane.recipes.pairs",
     "TrainConfig": "windvane.recipes.preference",
@@ -32,6 +35,8 @@ _HOMES = {
 }
 __all__ = [
     "AuditConfig",
+    "DrpoConfig",
+    "DrpoResult",
     "LocalEngine",
     "PairsConfig",
     "PreferenceTrainer",
@@ -44,6 +49,7 @@ __all__ = [
     "load_model",
     "losses",
     "run_audit",
+    "run_drpo",
     "run_pairs",
     "run_sera",
     "run_sso",
@@ -56,6 +62,8 @@ if TYPE_CHECKING:
     from windvane.engines.local import LocalEngine
     from windvane.engines.models import load_model
     from windvane.recipes.audit import AuditConfig, run_audit
+    from windvane.recipes.drpo import DrpoResult, run_drpo
+    from windvane.recipes.drpo_config import DrpoConfig
     from windvane.recipes.pairs import PairsConfig, run_pairs
     from windvane.recipes.preference import TrainConfig, run_train
     from windvane.recipes.sera import SeraResult, run_sera

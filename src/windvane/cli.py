@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from windvane import __version__
-from windvane.errors import RunFailed, TrainingDiverged, UserError
+from windvane.errors import BudgetSpent, RunFailed, TrainingDiverged, UserError
 
 if TYPE_CHECKING:
     from windvane.config import Settings
@@ -23,8 +23,10 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Models by name: fetch one, list what is here.", no_args_is_help=True)
 queries_app = typer.Typer(help="Queries: make more from few.", no_args_is_help=True)
+prompt_app = typer.Typer(help="The prompt that a search found: show it, ask it, export it.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(queries_app, name="queries")
+app.add_typer(prompt_app, name="prompt")
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration; see examples/.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -57,6 +59,15 @@ def sera(config: ConfigFile, set_: Overrides = None) -> None:
     from windvane.recipes.sera_config import SeraConfig
 
     run_sera(_load(SeraConfig, config, set_))
+
+
+@app.command()
+def drpo(config: ConfigFile, set_: Overrides = None) -> None:
+    """Align a model through its prompt: search the system prompt, and prove it on queries the search never saw."""
+    from windvane.recipes.drpo import run_drpo
+    from windvane.recipes.drpo_config import DrpoConfig
+
+    run_drpo(_load(DrpoConfig, config, set_))
 
 
 @app.command()
@@ -115,6 +126,46 @@ def augment(config: ConfigFile, set_: Overrides = None) -> None:
     from windvane.recipes.augment import AugmentConfig, run_augment
 
     run_augment(_load(AugmentConfig, config, set_))
+
+
+RunFolder = Annotated[Path, typer.Argument(help="A run directory.")]
+
+
+@prompt_app.command("show")
+def prompt_show(run: RunFolder) -> None:
+    """Print the found prompt and examples, its proof, and what the search took."""
+    from windvane.recipes.prompt import show_prompt
+
+    show_prompt(run)
+
+
+@prompt_app.command("ask")
+def prompt_ask(run: RunFolder, text: Annotated[str, typer.Argument(help="What to ask.")]) -> None:
+    """Answer a query with the found prompt, rendered as in the search."""
+    from windvane.recipes.prompt import ask_prompt
+
+    ask_prompt(run, text)
+
+
+class PromptFormat(StrEnum):
+    """What `windvane prompt export` writes."""
+
+    json = "json"
+    txt = "txt"
+    openai = "openai"
+    jinja = "jinja"
+    modelfile = "modelfile"
+
+
+@prompt_app.command("export")
+def prompt_export(
+    run: RunFolder,
+    form: Annotated[PromptFormat, typer.Option("--format", help="What to write.")] = PromptFormat.json,
+) -> None:
+    """Print the found prompt for use elsewhere."""
+    from windvane.recipes.prompt import export_prompt
+
+    typer.echo(export_prompt(run, form.value))
 
 
 @models_app.command("pull")
@@ -191,7 +242,7 @@ def main() -> None:
             "choose another output_dir.",
             3,
         )
-    except RunFailed as error:
+    except (RunFailed, BudgetSpent) as error:
         _fail(f"{error}\nThe run is on file; the same command goes on from here.", 3)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != 130:  # typer turns Ctrl-C into an exit without a word

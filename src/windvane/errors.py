@@ -6,8 +6,10 @@ WindvaneError
 │   ├── DataError                 a row, a file or a data set; names file and line
 │   ├── ModelError                a model, a tokenizer or a chat template
 │   └── RunDirectoryError         a run directory that cannot be used as asked
-└── RunFailed (a RuntimeError)    a run stopped on the way and can be resumed; exit code 3
-    └── TrainingDiverged          a guard stopped the training
+├── RunFailed (a RuntimeError)    a run stopped on the way and can be resumed; exit code 3
+│   ├── TrainingDiverged          a guard stopped the training
+│   └── NoReply                   an engine has no answer to one request; it may answer others
+└── BudgetSpent                   a request that the budget has no room for; a search ends with the best so far
 """
 
 
@@ -41,3 +43,14 @@ class RunFailed(WindvaneError, RuntimeError):
 
 class TrainingDiverged(RunFailed):
     """A guard stopped the training before it did harm."""
+
+
+class NoReply(RunFailed):
+    """An engine has no answer to one request, while it goes on answering others."""
+
+
+class BudgetSpent(WindvaneError):
+    """A request does not fit into the budget any more. It was not sent.
+
+    Neither a mistake nor a failure, and so of neither family: whoever searches ends with the best so far.
+    """

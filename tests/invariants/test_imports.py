@@ -21,7 +21,7 @@ DIRECTION = (
     {"bootstrapping"},
     {"losses"},
     {"training"},
-    {"evaluation", "reporting", "doctor"},
+    {"evaluation", "reporting", "doctor", "prompt_search"},
     {"recipes"},
     {"cli"},
 )
@@ -34,9 +34,25 @@ LIGHT = (
     "windvane.types",
     "windvane.data",
     "windvane.judging",
+    *(
+        f"windvane.prompt_search.{name}"
+        for name in (
+            "demonstrations",
+            "retrieval",
+            "evaluator",
+            "proposers",
+            "guidelines",
+            "racing",
+            "paper",
+            "replay",
+            "proof",
+        )
+    ),
+    *(f"windvane.engines.{name}" for name in ("server", "server_process", "journal", "budget", "talkers")),
     "windvane.cli",
     "windvane.losses",
     "windvane.selection",
+    "windvane.reporting.search",
     "windvane.training.settings",
     *(
         f"windvane.recipes.{name}"
@@ -51,6 +67,12 @@ LIGHT = (
             "sera_config",
             "sera",
             "audit",
+            "drpo_config",
+            "drpo_plan",
+            "drpo_stages",
+            "drpo",
+            "prompt",
+            "roles",
         )
     ),
 )

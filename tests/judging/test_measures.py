@@ -1,7 +1,8 @@
 import json
+import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windvane.judging import measures
@@ -193,3 +194,12 @@ def test_json_bare_and_fenced(value: object) -> None:
 @pytest.mark.parametrize("text", ["", "{a: 1}", 'Here: {"a": 1}', "```\n```", "[" * 100_000])
 def test_other_text_is_no_json(text: str) -> None:
     assert measures.parse_json(text) is None
+
+
+@settings(deadline=None)  # the first call loads the model
+@given(st.text())
+def test_the_languages_of_any_text_are_probabilities(text: str) -> None:
+    found = measures.languages(text)
+    assert math.isclose(sum(found.values()), 1)
+    assert all(0 <= probability <= 1 for probability in found.values())
+    assert {"en", "de", "fr", "zh", "ru", "ar"} <= set(found)

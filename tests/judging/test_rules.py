@@ -18,6 +18,7 @@ EVERY_RULE: list[Rule] = [
     rules.Contains(pattern="because"),
     rules.Forbids(pattern="because"),
     rules.Json(),
+    rules.Language(code="en"),
 ]
 
 
@@ -107,6 +108,25 @@ def test_json_with_keys() -> None:
         1,
     ]
     assert score(rules.Json(), "```json\n[1]\n```") == 1
+
+
+GERMAN = "Der Himmel ist blau, weil die Luft das blaue Licht am stärksten streut."
+ENGLISH = "The sky is blue because the air scatters blue light the most."
+
+
+def test_language_of_a_code_or_of_the_query() -> None:
+    german = Query(id="q", messages=(Message(role="user", content="Warum ist der Himmel eigentlich blau?"),))
+    assert score(rules.Language(code="en"), ENGLISH) == 1
+    assert score(rules.Language(code="en"), GERMAN) < 0.01
+    assert score(rules.Language(code="de"), GERMAN) == 1
+    assert rules.Language().score(answer(GERMAN), german) == 1
+    assert rules.Language().score(answer(ENGLISH), german) < 0.01
+    assert score(rules.Language(code="zh"), "天空是蓝色的，因为空气散射蓝光。") == 1
+
+
+def test_a_few_words_are_not_called_wrong() -> None:
+    assert score(rules.Language(code="en"), "42") == 1
+    assert score(rules.Language(code="en"), "Yes.") > 0.1
 
 
 def test_a_config_names_a_rule_by_type() -> None:

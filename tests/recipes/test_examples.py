@@ -16,6 +16,8 @@ from windvane.data.source import DataSource
 from windvane.engines.chat import ChatFormat
 from windvane.recipes.audit import AuditConfig, run_audit
 from windvane.recipes.augment import AugmentConfig, run_augment
+from windvane.recipes.drpo import run_drpo
+from windvane.recipes.drpo_config import DrpoConfig
 from windvane.recipes.evaluate import EvaluateConfig, run_evaluate
 from windvane.recipes.pairs import PairsConfig, PairsResult, run_pairs
 from windvane.recipes.preference import TrainConfig, run_train
@@ -43,6 +45,8 @@ KINDS: dict[str, type[Settings]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "augment": AugmentConfig,
+    "drpo": DrpoConfig,
+    "drpo-offline": DrpoConfig,
 }
 FOUND = sorted(path.stem for path in small.EXAMPLES.glob("*.yaml"))
 DEMOS = [name for name in FOUND if name.startswith("demo-")]
@@ -59,7 +63,8 @@ def test_the_files_that_an_example_names_are_there(name: str, monkeypatch: pytes
     monkeypatch.chdir(small.ROOT)
     values = small.load(KINDS[name], name, []).model_dump(mode="json")
     principles = values.get("principles", {}).get("path")
-    files = [values.get("queries", {}).get("path"), principles]
+    guidelines = values.get("proposer", {}).get("path")
+    files = [values.get("queries", {}).get("path"), principles, guidelines]
     assert [file for file in files if file and file.startswith("examples/") and not Path(file).exists()] == []
 
 
@@ -275,3 +280,24 @@ def test_the_makefile_names_examples_that_are_there() -> None:
     assert named
     assert [name for name in named if not (small.ROOT / name).is_file()] == []
     assert all(earlier != later for earlier, later in pairwise(sorted(named)))
+
+
+@pytest.mark.parametrize("judge", ["rules", "digits"])
+def test_the_offline_search_runs_on_a_model_in_this_process(
+    judge: str, model: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small.ROOT)
+    overrides = [
+        f"model={model}", f"queries={queries}", f"output_dir={tmp_path / 'run'}", "holdout=8", "max_queries=24",
+        "search.races=1", "search.candidates=3", "search.most_queries=8", "sampling.max_new_tokens=8",
+        *(["judge={type: digits, names: [Clarity], least_mass: 0}"] if judge == "digits" else []),
+    ]  # fmt: skip
+    result = run_drpo(small.load(DrpoConfig, "drpo-offline", overrides), console=small.QUIET)
+    assert result.search.races
+    assert result.search.unscored == 0
+    summary = small.read_json(result.run / "summary.json")
+    assert summary["search"]["calls"] == summary["counts"]["model_calls"] > 0
+    assert summary["search"]["candidates"] == 4
+    if judge == "rules":
+        aspects = {aspect.aspect for one in result.search.evaluations for aspect in one.judged.aspects}
+        assert aspects == {"Conciseness", "Directness", "Variety"}

@@ -66,8 +66,9 @@ def _read(path: Path) -> Given:
 
 def _override(given: Given, override: str, kind: type[Settings]) -> None:
     """Lay one ``a.b=c`` over what is given."""
-    place = f"--set {override}"
     key, equals, text = override.partition("=")
+    secret = key.strip().endswith("api_key_env")  # where a key is given in place of its name, no message repeats it
+    place = f"--set {key}=..." if secret else f"--set {override}"
     keys: Keys = tuple(part.strip() for part in key.split("."))
     if not equals or not all(keys):
         raise ConfigError(f"{place}: an override has the form key=value, such as --set training.epochs=1.")

@@ -17,6 +17,7 @@ PLAIN = {
     "float": "number",
     "bool": "true or false",
     "str": "text",
+    "Any": "anything",
     "Path": "path",
     "NoneType": "null",
 }

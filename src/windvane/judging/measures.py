@@ -4,11 +4,17 @@ Words are runs without whitespace where length is counted (as in `Completion.wor
 lower-cased, where wording is compared.
 """
 
+import functools
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?:])[\"'”’)*_]*\s+|\n+")
@@ -186,3 +192,25 @@ def parse_json(text: str) -> object | None:
     except (ValueError, RecursionError):
         return None
     return value
+
+
+def languages(text: str) -> Mapping[str, float]:
+    """Return how probable each language is for a text, by its code ("en", "de", "zh", ...); they sum to 1.
+
+    A text without letters to go by (only digits, say) is equally probable in all. One of a few words is spread over
+    several languages, so compare probabilities rather than trust the highest.
+    """
+    identifier = _identifier()
+    scores = identifier.rank(text)
+    scale = math.sqrt(len(text.encode("utf-8", "replace")) or 1)  # keeps probabilities calibrated across lengths
+    weights = {code: math.exp((score - scores[0][1]) / scale) for code, score in scores}
+    total = sum(weights.values())
+    return {code: weight / total for code, weight in weights.items()}
+
+
+@functools.cache
+def _identifier() -> "LanguageIdentifier":
+    """Return the language model that comes with py3langid: a naive Bayes over byte n-grams, 0.2 s to load."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE)

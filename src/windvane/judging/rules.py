@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field, field_validator
 
 from windvane.config import Settings
+from windvane.errors import ConfigError
 from windvane.judging import measures
 from windvane.types import Completion, Query
 
@@ -166,8 +167,31 @@ class Json(Settings):
         return 0.5 + 0.5 * present / len(self.keys)
 
 
+class Language(Settings):
+    """How probable it is that the answer is in the wanted language, compared with the most probable one: 0 to 1."""
+
+    type: Literal["language"] = "language"
+    code: str = Field(default="query", pattern="^(query|[a-z]{2,3})$")
+    """The wanted language, such as en, de or zh; query: the one that the query is most probably in."""
+
+    def score(self, completion: Completion, query: Query) -> float:
+        """Return 1 where the wanted language is the most probable one; the ratio of the two probabilities elsewhere.
+
+        A ratio, so that a few words that could be of several languages are not called wrong. Raises `ConfigError` for
+        a code that is not known.
+        """
+        if measures.is_empty(completion.text):
+            return NOTHING
+        asked = measures.languages(query.text) if self.code == "query" else {self.code: 1.0}
+        wanted = max(asked, key=asked.__getitem__)
+        found = measures.languages(completion.text)
+        if wanted not in found:
+            raise ConfigError(f"{wanted!r} is no language that is known here. There are {', '.join(sorted(found))}.")
+        return found[wanted] / max(found.values())
+
+
 RuleSettings = Annotated[
-    Shorter | Structured | Direct | ReadingEase | Refusal | Varied | Contains | Forbids | Json,
+    Shorter | Structured | Direct | ReadingEase | Refusal | Varied | Contains | Forbids | Json | Language,
     Field(discriminator="type"),
 ]
 """A rule in a config, told apart by its `type`."""

@@ -10,8 +10,10 @@ from windvane import __version__
 from windvane.evaluation.policy import Evaluation, EvaluationSettings
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.evaluation.signal import SignalStatistics
+from windvane.prompt_search.proof import Proof
 from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
 from windvane.reporting.rounds import AGREEMENT, accuracy_table, doubted_table, rounds_table
+from windvane.reporting.search import proof_tables
 from windvane.run import RunDirectory
 from windvane.selection import PairMargin, SelectionSummary
 from windvane.types import Completion, Pair, Query
@@ -60,6 +62,12 @@ class Reporter:
         rule = None if settings.rule is None else settings.rule.type
         self._console.print(samples_table(queries, before, after))
         self._console.print(evaluation_table(evaluation, rule=rule, limits=settings.limits))
+
+    def proof(self, proof: Proof, notes: Sequence[str]) -> None:
+        """Show whether a found prompt is better than the start prompt, and what a reader of the search should know."""
+        self._console.print(proof_tables(proof))
+        for note in notes:
+            self._console.print(note, markup=False, highlight=False, soft_wrap=True)
 
     def places(self, places: Mapping[str, object]) -> None:
         """Say where things are."""

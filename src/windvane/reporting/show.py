@@ -12,6 +12,7 @@ from windvane.evaluation.policy import Evaluation, Limits
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.reporting.console import evaluation_table, signal_table, status_table
 from windvane.reporting.rounds import AGREEMENT, HELD_OUT, accuracy_table, rounds_table
+from windvane.reporting.search import search_text
 from windvane.run import RunDirectory, run_status
 
 
@@ -40,6 +41,8 @@ def summary_tables(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Ren
     for name, title in (("held_out", HELD_OUT), ("agreement", AGREEMENT)):
         if summary.get(name) is not None:
             parts.append(_accuracy(summary[name], title))
+    if isinstance(summary.get("search"), Mapping) and isinstance(summary.get("proof"), Mapping):
+        parts.append(search_text(summary["search"], summary["proof"]))
     if summary.get("evaluation") is not None:
         parts.append(_evaluation(summary["evaluation"], config.get("evaluation") or {}))
     return Group(*parts)

@@ -1,0 +1,310 @@
+"""`compat: paper`: the published search (arXiv:2411.08733), as its code runs it.
+
+What the paper leaves open was inferred from the nine search trees that its authors have recorded, and is held to them,
+node for node, by `tests/prompt_search/test_paper.py`:
+
+- Level l of the tree is judged on the l-th query; the root, on level 1, is the start prompt.
+- The root's own score decides whether it is kept, but its reward counts as 0 and is left out of every path mean.
+- A prompt of the beam is kept when its score is above 4.5, or when all its aspects have 5. That holds for no aspects at
+  all, too: **a judgement that cannot be read counts 0 in the path mean, and its prompt, if it stays in the beam, is
+  kept** (three times in the recorded trees, never otherwise).
+- A prompt that is not kept is always replaced: by three proposals, which nobody compares with it. A proposal may equal
+  it (once in the recorded trees).
+- All children of the beam are ranked by the mean reward of their paths, and two go on. A tie keeps the order of
+  creation: the better parent's children first, a parent's in the order in which they were proposed.
+- Each level on which a prompt was kept makes the tree one level deeper than 20, up to 30. What counts is levels, not
+  prompts: the one recorded tree that does not reach 30 has 12 kept prompts on 8 levels, and ends on level 28.
+- On the last level the best path mean wins, its own reward included; the first of equals.
+
+Not to be seen in the recorded trees: that the optimiser is shown the last five prompts of the path (we take the prompt
+itself to be the last of them, and repeat a kept one), and whether a keep below the limit of 10 counts where the
+judgement could not be read (we say yes).
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import Field
+
+from windvane.config import Settings
+from windvane.errors import BudgetSpent, DataError
+from windvane.judging.records import HIGHEST
+from windvane.prompt_search.contracts import (
+    Context,
+    Evaluator,
+    Past,
+    Progress,
+    Proposals,
+    Proposer,
+    Seen,
+    Stop,
+    Watch,
+    look_away,
+)
+from windvane.prompt_search.records import Candidate, Ended, Evaluation, Judged, Level, Node, SearchResult
+from windvane.prompt_search.together import Answers, together
+from windvane.types import Query
+
+logger = logging.getLogger(__name__)
+
+
+class PaperSettings(Settings):
+    """The published beam search."""
+
+    beam: int = Field(default=2, ge=1)
+    """Prompts that go on to the next level."""
+    proposals: int = Field(default=3, ge=1)
+    """New prompts for each prompt of the beam that is not kept."""
+    depth: int = Field(default=20, ge=2)
+    """Levels, the start prompt's included."""
+    extension: int = Field(default=10, ge=0)
+    """Further levels, at most: one for each level on which a prompt was kept."""
+    keep_above: float = 4.5
+    """A prompt whose score is above this is not rewritten. Nor is one with the highest score on all aspects."""
+    remembered: int = Field(default=5, ge=1)
+    """Last prompts of its path that the optimiser sees, the one to be improved included."""
+    lookahead: int = Field(default=0, ge=0)
+    """Levels for which a prompt that was just kept is judged ahead, in case that it is kept again. The decisions stay
+    the same and the search gets faster; evaluations that turn out not to be needed are paid for."""
+
+    @property
+    def most_queries(self) -> int:
+        """Queries that a search can need."""
+        return self.depth + self.extension
+
+    @property
+    def most_evaluations(self) -> int:
+        """Evaluations that a search can take."""
+        return 1 + (self.most_queries - 1) * self.beam * (max(self.proposals, 1) + self.lookahead)
+
+    @property
+    def most_proposals(self) -> int:
+        """Prompts that a proposer can be asked for."""
+        return (self.most_queries - 1) * self.beam * self.proposals
+
+
+def counts_as(judged: Judged) -> float:
+    """Return the reward: the score, or 0 where there is none (only here, and because the published code does so)."""
+    return judged.value if judged.value is not None else 0.0
+
+
+def is_kept(judged: Judged, keep_above: float) -> bool:
+    """Whether the published search leaves a prompt as it is."""
+    scores = [aspect.score for aspect in judged.aspects if aspect.score is not None]
+    return counts_as(judged) > keep_above or all(score == HIGHEST for score in scores)
+
+
+async def paper_search(
+    start: str,
+    queries: Sequence[Query],
+    evaluator: Evaluator,
+    proposer: Proposer,
+    settings: PaperSettings | None = None,
+    *,
+    stop_on: Stop = BudgetSpent,
+    watch: Watch = look_away,
+) -> SearchResult:
+    """Search as the paper does, and return the prompt with the best path mean on the last level.
+
+    The calls of a level run at once, each candidate's as soon as it is there; the result is that of one call after the
+    other. Raises `DataError` where there are fewer queries than levels. An exception of `stop_on` ends the search with
+    the best prompt of the last complete level.
+    """
+    settings = settings or PaperSettings()
+    if len(queries) < settings.most_queries:
+        raise DataError(
+            f"The published search judges each level on a query of its own and can reach level "
+            f"{settings.most_queries}, but there are {len(queries)} queries. Give more, or lower depth or extension."
+        )
+    tree = _Tree(start, queries, evaluator, proposer, settings, stop_on)
+    ended: Ended = "finished"
+    try:
+        await tree.plant()
+        while tree.levels[-1].number < tree.limit:
+            if not await tree.grow():
+                ended = "no proposals"
+                break
+            watch(tree.progress())
+    except stop_on as stop:
+        ended = "budget"
+        tree.notes.append(f"The search was stopped: {stop}")
+    finally:
+        await tree.answers.close()
+    return tree.result(ended)
+
+
+class _Child(NamedTuple):
+    text: str
+    judged: Judged
+
+
+class _Family(NamedTuple):
+    """What became of one prompt of the beam."""
+
+    kept: bool
+    children: list[_Child]
+    proposals: Proposals | None
+
+
+class _Tree:
+    def __init__(
+        self,
+        start: str,
+        queries: Sequence[Query],
+        evaluator: Evaluator,
+        proposer: Proposer,
+        settings: PaperSettings,
+        stop_on: Stop,
+    ) -> None:
+        self.answers = Answers(evaluator)
+        self.levels: list[Level] = []
+        self.limit = settings.depth
+        self.notes: list[str] = []
+        self._queries = queries
+        self._proposer = proposer
+        self._settings = settings
+        self._stop_on = stop_on
+        self._candidates = {start: Candidate(id="p0", text=start)}
+        self._texts = {"p0": start}
+        self._nodes: list[Node] = []
+        self._asked = 0
+
+    async def plant(self) -> None:
+        """Judge the start prompt on the first query."""
+        (start,) = self._candidates
+        self._prepare(1)
+        judged = await self.answers.get(start, self._queries[0])
+        self._add(None, _Child(start, judged))
+        self._note_unread(self._nodes)
+        self.levels.append(Level(number=1, nodes=(0,), beam=(0,)))
+
+    async def grow(self) -> bool:
+        """Add a level; return False where no prompt of the beam has a child."""
+        level = self.levels[-1]
+        parents = [self._nodes[number] for number in level.beam]
+        self._prepare(level.number + 1)
+        families = await together([self._family(node) for node in parents], self._stop_on)
+        kept = tuple(node.id for node, family in zip(parents, families, strict=True) if family.kept)
+        self.levels[-1] = level.model_copy(update={"kept": kept})
+        if kept:
+            self.limit = min(self.limit + 1, self._settings.most_queries)
+        new: list[Node] = []
+        for node, family in zip(parents, families, strict=True):
+            self._count(node, family.proposals)
+            new += [self._add(node, child) for child in family.children]
+        if not new:
+            self.notes.append(f"No prompt of level {level.number} was kept, and nothing was proposed in its place.")
+            return False
+        self._note_unread(new)
+        best = sorted(new, key=lambda node: -(node.path_mean or 0.0))  # stable: ties keep the order of creation
+        beam = tuple(node.id for node in best[: self._settings.beam])
+        self.levels.append(Level(number=level.number + 1, nodes=tuple(node.id for node in new), beam=beam))
+        return True
+
+    async def _family(self, node: Node) -> _Family:
+        query = self._queries[node.level]
+        text = self._text(node)
+        if is_kept(node.judged, self._settings.keep_above):
+            self._look_ahead(node, text)
+            return _Family(True, [_Child(text, await self.answers.get(text, query))], None)
+        context = Context(
+            prompt=text,
+            seen=(Seen(self._queries[node.level - 1], node.judged),),
+            past=tuple(Past(self._text(one)) for one in self._path(node)[-self._settings.remembered :]),
+            sample=node.id,
+        )
+        proposals = await self._proposer.propose(context, self._settings.proposals)
+        judged = await together([self.answers.get(new, query) for new in proposals.prompts], self._stop_on)
+        return _Family(False, [_Child(*child) for child in zip(proposals.prompts, judged, strict=True)], proposals)
+
+    def _look_ahead(self, node: Node, text: str) -> None:
+        for query in self._queries[node.level + 1 : node.level + 1 + self._settings.lookahead]:
+            self.answers.begin(text, query)
+
+    def _prepare(self, index: int) -> None:
+        """Prepare a query ahead of its level, while the level before it is being judged."""
+        if index < self.limit:  # else there may be no such level, and its aspects would be paid for in vain
+            self.answers.prepare(self._queries[index])
+
+    def _path(self, node: Node) -> list[Node]:
+        """Return the nodes from the root to this one."""
+        path = [node]
+        while path[-1].parent is not None:
+            path.append(self._nodes[path[-1].parent])
+        return path[::-1]
+
+    def _text(self, node: Node) -> str:
+        return self._texts[node.candidate]
+
+    def _add(self, parent: Node | None, child: _Child) -> Node:
+        level = 1 if parent is None else parent.level + 1
+        reward = 0.0 if parent is None else counts_as(child.judged)
+        rewards = [] if parent is None else [*(node.reward for node in self._path(parent)[1:]), reward]
+        node = Node(
+            id=len(self._nodes),
+            parent=None if parent is None else parent.id,
+            level=level,
+            candidate=self._candidate(child.text, parent).id,
+            query_id=self._queries[level - 1].id,
+            judged=child.judged,
+            reward=reward,
+            path_mean=sum(rewards) / len(rewards) if rewards else None,
+        )
+        self._nodes.append(node)
+        return node
+
+    def _candidate(self, text: str, parent: Node | None) -> Candidate:
+        if text not in self._candidates:
+            made_from = None if parent is None else parent.candidate
+            number = len(self._candidates)
+            new = Candidate(id=f"p{number}", text=text, parent=made_from, origin=self._proposer.origin)
+            self._candidates[text], self._texts[new.id] = new, text
+        return self._candidates[text]
+
+    def _count(self, node: Node, proposals: Proposals | None) -> None:
+        if proposals is None:
+            return
+        self._asked += proposals.asked
+        if proposals.shortfall is not None:
+            self.notes.append(
+                f"Node {node.id} has {len(proposals.prompts)} of {self._settings.proposals} children: "
+                f"{proposals.shortfall}"
+            )
+
+    def _note_unread(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if node.judged.value is None:
+                note = f"Node {node.id} has no score and counts as 0, as in the published code: {node.judged.unscored}"
+                logger.warning(note)
+                self.notes.append(note)
+
+    def _best(self) -> list[Candidate]:
+        """Return the prompts of the last complete level's beam, best first, each once."""
+        by_id = {candidate.id: candidate for candidate in self._candidates.values()}
+        beam = self.levels[-1].beam if self.levels else ()
+        return [by_id[name] for name in dict.fromkeys(self._nodes[number].candidate for number in beam)]
+
+    def progress(self) -> Progress:
+        best = self._nodes[self.levels[-1].beam[0]]
+        return Progress(self.levels[-1].number, self.limit, tuple(self._best()), self._best()[0], best.path_mean)
+
+    def result(self, ended: Ended) -> SearchResult:
+        start, *_ = self._candidates.values()
+        best = self._best() or [start]
+        nodes = self._nodes
+        return SearchResult(
+            start=start,
+            found=best[0],
+            finalists=tuple(candidate for candidate in best if candidate.id != start.id),
+            candidates=tuple(self._candidates.values()),
+            evaluations=tuple(
+                Evaluation(candidate=node.candidate, query_id=node.query_id, judged=node.judged) for node in nodes
+            ),
+            ended=ended,
+            nodes=tuple(nodes),
+            levels=tuple(self.levels),
+            unscored=sum(node.judged.value is None for node in nodes),
+            proposals=self._asked,
+            notes=tuple(self.notes),
+        )

@@ -1,0 +1,82 @@
+"""Many calls at once, and each question asked once."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from windvane.prompt_search.contracts import Evaluator, Stop
+from windvane.prompt_search.records import Judged
+from windvane.types import Query
+
+T = TypeVar("T")
+
+
+class _Stopped(NamedTuple):
+    error: BaseException
+
+
+async def together(work: Sequence[Coroutine[Any, Any, T]], stop_on: Stop) -> list[T]:
+    """Run all at once and return their results in order, whatever the order in which they come.
+
+    A failure cancels the rest and is raised. One of `stop_on` lets the rest finish first: what is under way has been
+    paid for, and a journal keeps it.
+    """
+    tasks = [asyncio.ensure_future(_spared(one, stop_on)) for one in work]
+    try:
+        outcomes = await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    results: list[T] = []
+    for outcome in outcomes:
+        if isinstance(outcome, _Stopped):
+            raise outcome.error
+        results.append(outcome)
+    return results
+
+
+async def _spared(work: Coroutine[Any, Any, T], stop_on: Stop) -> T | _Stopped:
+    try:
+        return await work
+    except stop_on as error:
+        return _Stopped(error)
+
+
+class Answers:
+    """The evaluations of one search: begun when first wanted, shared by all who want them."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._tasks: dict[tuple[str, str], asyncio.Task[Judged]] = {}
+        self._prepared: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self, prompt: str, query: Query) -> asyncio.Task[Judged]:
+        """Start an evaluation, or return the one that was started before."""
+        key = (prompt, query.id)
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.ensure_future(self._ask(prompt, query))
+        return self._tasks[key]
+
+    def prepare(self, query: Query) -> None:
+        """Have ready what all evaluations on a query share; a failure shows when the query is evaluated."""
+        if query.id not in self._prepared:
+            self._prepared[query.id] = asyncio.ensure_future(self._prepare(query))
+
+    async def get(self, prompt: str, query: Query) -> Judged:
+        """Return an evaluation."""
+        return await asyncio.shield(self.begin(prompt, query))
+
+    async def close(self) -> None:
+        """Cancel what nobody waits for any more."""
+        tasks = [*self._tasks.values(), *self._prepared.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, prompt: str, query: Query) -> Judged:
+        return await self._evaluator.evaluate(prompt, query)
+
+    async def _prepare(self, query: Query) -> None:
+        await self._evaluator.prepare(query)

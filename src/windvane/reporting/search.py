@@ -1,0 +1,161 @@
+"""A prompt search on the screen: where it stands while it runs, and what its proof says."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from windvane.engines.budget import BudgetSettings, Spend
+from windvane.prompt_search.contracts import Progress
+from windvane.prompt_search.proof import Comparison, Proof
+from windvane.reporting.cells import MISSING, add_row, number, plain, table
+from windvane.run.progress import duration
+
+_EVERY = 4
+"""Times a second that the view is drawn."""
+_PROMPT = 160
+"""Characters of a prompt that the view shows."""
+_STYLES = {"gain": "green", "loss": "red"}
+
+
+class Traffic(NamedTuple):
+    """What is on the way."""
+
+    done: int
+    """Replies on file."""
+    in_flight: int
+    spent: Spend
+    budget: BudgetSettings
+    """What may be spent, of which `spent` is gone."""
+
+
+class SearchView:
+    """Shows a search while it runs: redrawn on a terminal, a line for each level or race elsewhere. It is a `Watch`."""
+
+    def __init__(self, console: Console, traffic: Callable[[], Traffic]) -> None:
+        self._console, self._traffic = console, traffic
+        self._stage = ""
+        self._begun = time.monotonic()
+        self._progress: Progress | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Show the work of a stage until it ends."""
+        self._stage, self._begun, self._progress = name, time.monotonic(), None
+        if not self._console.is_terminal or self._console.quiet:
+            yield
+            return
+        with Live(get_renderable=self.shown, console=self._console, refresh_per_second=_EVERY, transient=True):
+            yield
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note of where the search stands."""
+        self._progress = progress
+        if not self._console.is_terminal:
+            line = "; ".join([self.standing(progress), self.calls()])
+            self._console.print(Text(line), highlight=False, soft_wrap=True)
+
+    def shown(self) -> RenderableType:
+        """Return the view at this moment."""
+        head = f"{self._stage}: {self.calls()}"
+        if self._progress is None:
+            return Text(f"{head}; {duration(time.monotonic() - self._begun)} so far")
+        made = table(self.standing(self._progress), "prompt", "")
+        made.columns[1].justify = "left"
+        add_row(made, f"best, {self._progress.best.id}", plain(self._progress.best.text, limit=_PROMPT))
+        for one in self._progress.running:
+            if one.id != self._progress.best.id:
+                add_row(made, one.id, plain(one.text, limit=_PROMPT))
+        return Group(Text(head), made)
+
+    def standing(self, progress: Progress) -> str:
+        """Return step, score and time left in a line."""
+        said = [f"{self._stage} {progress.step} of at most {progress.steps}", f"best {progress.best.id}"]
+        if progress.score is not None:
+            said[-1] += f" at {number(progress.score)}"
+        if progress.difference is not None:
+            low, mean, high = map(_signed, progress.difference)
+            said.append(f"the leader differs by {mean} [{low} to {high}]")
+        said.append(f"{len(progress.running)} in the running")
+        left = progress.steps - progress.step
+        if left and progress.step:
+            seconds = (time.monotonic() - self._begun) / progress.step * left
+            said.append(f"at most about {duration(seconds)} left")
+        return ", ".join(said)
+
+    def calls(self) -> str:
+        """Return calls done, in flight and left."""
+        now = self._traffic()
+        said = [f"{now.done} calls done", f"{now.in_flight} in flight"]
+        if now.budget.calls is not None:
+            said.append(f"{max(0, now.budget.calls - now.spent.calls)} left")
+        if now.budget.tokens is not None:
+            said.append(f"{max(0, now.budget.tokens - now.spent.tokens):,} tokens left")
+        if now.budget.money is not None:
+            said.append(f"{max(0.0, now.budget.money - now.spent.money):.4g} of money left")
+        return ", ".join(said)
+
+
+def proof_tables(proof: Proof) -> RenderableType:
+    """Return what the proof says: the verdict, and the best prompt against the start prompt, in all and by aspect."""
+    verdict = Text(proof.statement, style=_STYLES.get(proof.verdict, "yellow"))
+    best = proof.best
+    if best is None:
+        return verdict
+    made = _proof_table(best)
+    others = [one for one in proof.comparisons if one.candidate != best.candidate]
+    return Group(made, *([_others(others)] if others else []), verdict)
+
+
+def _proof_table(best: Comparison) -> Table:
+    made = table(
+        f"{best.candidate} against the start prompt, on {best.n} held-out queries",
+        "", "start", "found", "difference", "interval", "won", "tied", "lost", "n",
+    )  # fmt: skip
+    add_row(
+        made, "score", number(best.start_mean), number(best.found_mean), _signed(best.difference), _between(best),
+        *map(str, (best.wins, best.ties, best.losses, best.n)),
+    )  # fmt: skip
+    for one in best.aspects:
+        counts = map(str, (one.wins, one.ties, one.losses, one.n))
+        add_row(made, plain(one.aspect), "", "", _signed(one.difference), "", *counts)
+    if best.unscored:
+        add_row(made, f"{best.unscored} queries have no score on one of the sides, and count nowhere", *[""] * 8)
+    return made
+
+
+def _others(comparisons: Sequence[Comparison]) -> Table:
+    made = table("The other finalists", "", "difference", "interval", "n")
+    for one in comparisons:
+        add_row(made, one.candidate, _signed(one.difference), _between(one), str(one.n))
+    return made
+
+
+def prompt_text(candidate: str, text: str) -> RenderableType:
+    """Return a prompt as it is safe to show."""
+    return Group(Text(candidate, "bold"), plain(text.strip() or "(no system prompt)"), Text(""))
+
+
+def search_text(search: Mapping[str, Any], proof: Mapping[str, Any]) -> Text:
+    """Return what ``summary.json`` says of a search and its proof, in two lines."""
+    money = "" if search.get("money") is None else f", {search['money']:.4g} of money"
+    levels = f"{search.get('levels')} levels or races, {search.get('candidates')} prompts, {search.get('calls')} calls"
+    style = _STYLES.get(str(proof.get("verdict")), "yellow")
+    return Text.assemble(f"{levels}{money}\n", (plain(str(proof.get("statement", ""))).plain, style))
+
+
+def _signed(value: float | None) -> str:
+    shown = number(value)
+    return f"+{shown}" if value is not None and value > 0 else shown
+
+
+def _between(one: Comparison) -> str:
+    if one.interval is None:
+        return MISSING
+    low, high = map(_signed, one.interval)
+    return f"{low} to {high}"

@@ -1,0 +1,94 @@
+"""What a search shows while it runs, and how its proof reads."""
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from windvane.engines.budget import BudgetSettings, Spend
+from windvane.judging.records import AspectScore
+from windvane.prompt_search.contracts import Progress
+from windvane.prompt_search.proof import Proof, compare
+from windvane.prompt_search.records import Candidate, Judged
+from windvane.reporting.search import SearchView, Traffic, proof_tables
+from windvane.types import Message, Query
+
+BEST = Candidate(id="p3", text="Be [bold]brief[/bold].\x1b[31m", parent="p0", origin="optimizer")
+OTHER = Candidate(id="p7", text="Be kind.", parent="p3", origin="optimizer")
+PROGRESS = Progress(2, 8, (OTHER,), BEST, 3.5, (0.1, 0.4, 0.7))
+
+
+def shown(what: RenderableType) -> str:
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(what)
+    return console.export_text()
+
+
+def traffic(**limits: float) -> Traffic:
+    return Traffic(120, 14, Spend(130, 9_000, 0.25), BudgetSettings.model_validate(limits))
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({}, ""),
+        ({"calls": 500}, ", 370 left"),
+        ({"calls": 100}, ", 0 left"),
+        ({"tokens": 10_000}, ", 1,000 tokens left"),
+        ({"money": 1.0}, ", 0.75 of money left"),
+    ],
+)
+def test_calls_done_in_flight_and_left(limits: dict[str, float], left: str) -> None:
+    view = SearchView(Console(quiet=True), lambda: traffic(**limits))
+    assert view.calls() == f"120 calls done, 14 in flight{left}"
+
+
+def test_a_line_for_each_race_where_there_is_no_terminal() -> None:
+    out = io.StringIO()
+    view = SearchView(Console(file=out, width=300), lambda: traffic(calls=500))
+    with view.stage("race"):
+        view(PROGRESS)
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("race 2 of at most 8, best p3 at 3.50, the leader differs by +0.40 [+0.10 to +0.70]")
+    assert "1 in the running, at most about" in line
+    assert line.endswith("120 calls done, 14 in flight, 370 left")
+
+
+def test_on_a_terminal_the_best_prompt_and_the_running_ones_are_shown_as_plain_text() -> None:
+    view = SearchView(Console(file=io.StringIO(), force_terminal=True, width=160), lambda: traffic(calls=500))
+    with view.stage("race"):
+        assert "race: 120 calls done" in shown(view.shown())
+        view(PROGRESS)
+        said = shown(view.shown())
+    assert "best, p3" in said
+    assert "Be [bold]brief[/bold]." in said  # no markup, no colour of its own
+    assert "p7" in said
+    assert "left" in said
+
+
+def judged(score: float | None) -> Judged:
+    if score is None:
+        return Judged(output="", score=None, unscored="no reply")
+    return Judged(output="x", score=score, aspects=(AspectScore(aspect="[red]Clarity", score=score),))
+
+
+def proof(start: list[float | None], found: list[float | None], verdict: str, statement: str) -> Proof:
+    queries = [Query(id=f"q{n}", messages=(Message(role="user", content=f"{n}?"),)) for n in range(len(start))]
+    sides = [{query.id: judged(score) for query, score in zip(queries, side, strict=True)} for side in (start, found)]
+    best = compare("p3", sides[0], sides[1], queries)
+    return Proof.model_validate({"verdict": verdict, "statement": statement, "best": best, "comparisons": (best,)})
+
+
+def test_the_proof_says_all_its_numbers_and_the_aspects() -> None:
+    said = shown(proof_tables(proof([2, 2, 3, 3, 2, 2, 2, 3], [3, 4, 3, 4, 3, 4, None, 2], "gain", "A gain: …")))
+    assert "p3 against the start prompt, on 7 held-out queries" in said
+    (row,) = [line for line in said.splitlines() if line.strip().startswith("score")]
+    assert row.split() == ["score", "2.43", "3.29", "+0.86", *row.split()[4:7], "5", "1", "1", "7"]
+    assert "[red]Clarity" in said
+    assert "1 queries have no score" in said
+    assert "A gain: …" in said
+
+
+def test_where_nothing_was_found_only_that_is_said() -> None:
+    nothing = Proof(verdict="nothing to prove", statement="No gain: none was found.", best=None, comparisons=())
+    assert shown(proof_tables(nothing)).strip() == "No gain: none was found."
