@@ -14,6 +14,7 @@ from windvane.config import Settings
 from windvane.data import PreferenceSource, load_preferences, load_queries
 from windvane.data.source import DataSource
 from windvane.engines.chat import ChatFormat
+from windvane.engines.journal import read_replies
 from windvane.recipes.audit import AuditConfig, run_audit
 from windvane.recipes.augment import AugmentConfig, run_augment
 from windvane.recipes.drpo import run_drpo
@@ -21,10 +22,12 @@ from windvane.recipes.drpo_config import DrpoConfig
 from windvane.recipes.evaluate import EvaluateConfig, run_evaluate
 from windvane.recipes.pairs import PairsConfig, PairsResult, run_pairs
 from windvane.recipes.preference import TrainConfig, run_train
+from windvane.recipes.prompt import FoundPrompt, ask_prompt
 from windvane.recipes.select import SelectConfig, run_select
 from windvane.recipes.sera import run_sera
 from windvane.recipes.sera_config import SeraConfig
 from windvane.recipes.sso import SSOConfig, run_sso
+from windvane.run import RunDirectory
 from windvane.selection import PairMargin
 from windvane.training import encode_pair
 from windvane.types import Dropped, ScoredPair
@@ -301,3 +304,8 @@ def test_the_offline_search_runs_on_a_model_in_this_process(
     if judge == "rules":
         aspects = {aspect.aspect for one in result.search.evaluations for aspect in one.judged.aspects}
         assert aspects == {"Conciseness", "Directness", "Variety"}
+    found = FoundPrompt.read(RunDirectory.read(result.run))
+    asked = (entry for entry in read_replies(result.run / "replies.jsonl"))
+    same = next(entry for entry in asked if entry.asked["messages"][0]["content"] == found.system_prompt)
+    reply = ask_prompt(result.run, same.asked["messages"][-1]["content"], console=small.QUIET)
+    assert reply.text == same.reply.text  # the model says under the found prompt what it said in the search
