@@ -185,7 +185,8 @@ class RunDirectory:
         elif manifest is None:
             found = self._wait(name, lambda: stage.finished(wanted) or (stage.manifest() is None and "build"))
             if found == "build":
-                stage.build(build)
+                with self._counting():  # what it counts is process 0's to keep
+                    stage.build(build)
             self._wait(name, lambda: stage.finished(wanted))
         if manifest is not None:
             self._reuse(name, manifest)
