@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -41,6 +42,13 @@ class Killer:
             process.send_signal(self._sign)
         return drpo_world.reply(body, index)
 
+    def _settle(self) -> None:
+        """Wait until the server has read what the killed process had sent: that was in flight, too."""
+        seen = -1
+        while seen != sum(self.asked.values()):
+            seen = sum(self.asked.values())
+            time.sleep(0.5)
+
     def run(self, config: Path) -> int:
         """Run the command once; return its exit code."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(small.ROOT / "src"), str(small.ROOT)])}
@@ -52,6 +60,7 @@ class Killer:
             code = process.wait()
         self.process = None
         if code == -signal.SIGKILL:
+            self._settle()
             on_file = len(list(read_replies(config.parent / "run" / "replies.jsonl")))
             self.in_flight.append(len(self.asked) - on_file)
         return code
