@@ -315,6 +315,19 @@ def test_a_wrong_model_is_said_with_those_that_there_are() -> None:
         assert "Check the name of the model, 'stab'." in checked(stub, model="stab")
 
 
+def test_a_wrong_model_is_said_by_a_server_that_hangs_up_after_failing_to_list_its_models() -> None:
+    with StubServer(lists_models=False) as stub:
+        answer, chats = stub._answer, []
+
+        async def hang_up_once(method: str, path: str, headers: dict[str, str], content: bytes) -> Any:
+            chats.append(path.endswith("/chat/completions"))
+            return None if sum(chats) == 1 and chats[-1] else await answer(method, path, headers, content)
+
+        stub._answer = hang_up_once  # type: ignore[method-assign]
+        assert "Check the name of the model, 'stab'." in checked(stub, model="stab")
+        assert sum(chats) == 2
+
+
 def test_a_missing_and_a_wrong_key_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with StubServer(key=KEY) as stub:
         monkeypatch.delenv("STUB_KEY", raising=False)

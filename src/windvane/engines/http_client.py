@@ -116,7 +116,7 @@ class HttpClient:
         said = self._hidden(str(cause)) or type(cause).__name__
         if type(cause).__name__ == "ConnectError":
             return Trouble(f"nobody can be reached there ({said})", unreachable=True)
-        return Trouble(f"the connection was lost ({said})", charged=True)
+        return Trouble(f"the connection was lost ({said})", charged=True, lost=True)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text

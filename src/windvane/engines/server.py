@@ -169,6 +169,8 @@ class ServerTalker:
         while dialect is not None:
             body = chat_api.request_body(request, 1, self.settings, dialect)
             sent = await self._http().chat(endpoint.url, body)
+            if isinstance(sent, Trouble) and sent.lost:  # a server that failed to list its models may hang up after it
+                sent = await self._http().chat(endpoint.url, body)
             if not isinstance(sent, Trouble) or not (sent.decisive or sent.unreachable):
                 return
             dialect = chat_api.plainer(dialect, body, sent.why) if sent.refused else None

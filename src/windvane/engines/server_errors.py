@@ -19,6 +19,8 @@ class Trouble(NamedTuple):
     """Whether the server may have charged for it: it may have worked before it was lost."""
     unreachable: bool = False
     """Whether nobody was there."""
+    lost: bool = False
+    """Whether the connection was, which may have been an old one that the server had closed."""
     rest: float | None = None
     """Seconds for which the server asked to be left alone."""
     decisive: bool = False

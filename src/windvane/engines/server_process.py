@@ -104,6 +104,8 @@ class ServerProcess:
         process, self._process = self._process, None
         if process is not None:
             _end_group(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)  # the group may be seen to have ended before its leader was waited for
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.kill()
