@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from windvane.config import Settings
-from windvane.engines.chat import with_system
+from windvane.engines.chat import steered_prompts
 from windvane.engines.protocols import Advance, Generator, no_progress
 from windvane.seeds import derive_seed
 from windvane.types import Message, Principle, Prompt, Query, ResponseSet, Sampling
@@ -46,9 +46,10 @@ def sample_responses(
     for query, principle in zip(queries, principles, strict=True):
         if query.id != principle.query_id:
             raise ValueError(f"the principle for {principle.query_id!r} came with the query {query.id!r}")
+    steered = [steered_prompts(query.messages, principle) for query, principle in zip(queries, principles, strict=True)]
     prompts_of = {
-        "good": [with_system(q.messages, p.good) for q, p in zip(queries, principles, strict=True)],
-        "bad": [with_system(q.messages, p.bad) for q, p in zip(queries, principles, strict=True)],
+        "good": [each.good for each in steered],
+        "bad": [each.bad for each in steered],
         "original": [query.messages for query in queries],
     }
     thirds = _Thirds(advance)

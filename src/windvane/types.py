@@ -55,8 +55,11 @@ class Principle(Record):
     """System message p⁺."""
     bad: str
     """System message p⁻."""
-    origin: Literal["bank", "generated", "fallback", "user"]
-    """``fallback``: a generated principle could not be read, so the bank's text stands in."""
+    origin: Literal["bank", "generated", "fallback", "user", "prompt"]
+    """``fallback``: a generated principle could not be read, so the bank's text stands in. ``prompt``: a prompt search
+    found it."""
+    shown: tuple[Message, ...] = ()
+    """In-context examples that belong to p⁺: turns that stand between it and the query's own in x⁺."""
 
 
 class Completion(Record):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jinja2
 
 from windvane.errors import DataError, ModelError
-from windvane.types import Message
+from windvane.types import Message, Principle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -141,6 +141,32 @@ def with_system(messages: Sequence[Message], system: str) -> tuple[Message, ...]
         joined = f"{messages[0].content}\n\n{system}"
         return (Message(role="system", content=joined), *messages[1:])
     return (Message(role="system", content=system), *messages)
+
+
+def with_prompt(messages: Sequence[Message], system: str, shown: Sequence[Message] = ()) -> tuple[Message, ...]:
+    """Return a conversation under a system prompt and the turns of in-context examples.
+
+    The examples stand between the system message and the conversation's own turns. An empty prompt adds no system
+    message: a model behaves differently under an empty one than under none.
+    """
+    asked = with_system(messages, system) if system.strip() else tuple(messages)
+    head = 1 if asked and asked[0].role == "system" else 0
+    return (*asked[:head], *shown, *asked[head:])
+
+
+class Steered(NamedTuple):
+    """One conversation under two opposite principles."""
+
+    good: tuple[Message, ...]
+    """x⁺."""
+    bad: tuple[Message, ...]
+    """x⁻."""
+
+
+def steered_prompts(messages: Sequence[Message], principle: Principle) -> Steered:
+    """Return x⁺ and x⁻ of a conversation x."""
+    good = with_prompt(messages, principle.good, principle.shown)
+    return Steered(good, with_prompt(messages, principle.bad))
 
 
 def split_thinking(text: str) -> SplitResponse:

@@ -6,7 +6,14 @@ model's. `choose_principles` returns the two system messages for each query.
 
 from windvane.principles.features import Bank, Feature, FeatureFile, feature_bank, read_features
 from windvane.principles.message import Side, steering_text, system_message
-from windvane.principles.settings import BankPrinciples, GeneratedPrinciples, PrincipleSettings, UserPrinciples
+from windvane.principles.opposite import write_opposite
+from windvane.principles.settings import (
+    BankPrinciples,
+    GeneratedPrinciples,
+    PrincipleSettings,
+    PromptPrinciples,
+    UserPrinciples,
+)
 from windvane.principles.stage import choose_principles, features_on_offer
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "FeatureFile",
     "GeneratedPrinciples",
     "PrincipleSettings",
+    "PromptPrinciples",
     "Side",
     "UserPrinciples",
     "choose_principles",
@@ -24,4 +32,5 @@ __all__ = [
     "read_features",
     "steering_text",
     "system_message",
+    "write_opposite",
 ]

@@ -44,11 +44,26 @@ class WritingPrompt(Settings):
     examples: tuple[WritingExample, ...]
 
 
+class OppositeExample(Settings):
+    """A system prompt and its opposite."""
+
+    prompt: str
+    opposite: str
+
+
+class OppositePrompt(Settings):
+    """How a model is asked to turn a system prompt round."""
+
+    system: str
+    examples: tuple[OppositeExample, ...]
+
+
 class Prompts(Settings):
     """The texts of `prompts.yaml`."""
 
     choose: ChoicePrompt
     write: WritingPrompt
+    opposite: OppositePrompt
 
 
 @functools.cache
@@ -89,6 +104,19 @@ def writing_messages(query: Query, features: Sequence[Feature], complaint: str |
     task = _task(excerpt(query.text), qualities)
     if complaint is not None:
         task += f'\n\nAn earlier reply could not be used: {complaint}. Reply with {{"good": "…", "bad": "…"}} only.'
+    return (*turns, Message(role="user", content=task))
+
+
+def opposite_messages(prompt: str, complaint: str | None = None) -> tuple[Message, ...]:
+    """Return the conversation that asks for the opposite of a system prompt; `complaint` as in `writing_messages`."""
+    texts = prompts().opposite
+    turns = [Message(role="system", content=texts.system)]
+    for example in texts.examples:
+        turns.append(Message(role="user", content=f"Instructions: {example.prompt}"))
+        turns.append(Message(role="assistant", content=example.opposite))
+    task = f"Instructions: {prompt}"
+    if complaint is not None:
+        task += f"\n\nAn earlier reply could not be used: {complaint}. Reply with the opposite instructions only."
     return (*turns, Message(role="user", content=task))
 
 

@@ -1,5 +1,6 @@
 """Where a run's principles come from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -63,17 +64,43 @@ class UserPrinciples(Settings):
         return self
 
 
+class PromptPrinciples(Settings):
+    """The prompt that `windvane drpo` found, to be learned into the weights."""
+
+    type: Literal["prompt"] = "prompt"
+    """prompt: take the prompt of `from_prompt`, which stands in for the type and replaces any other."""
+    from_prompt: Path
+    """Run directory of a finished `windvane drpo`: its prompt, with its in-context examples, is every query's good
+    principle, used as it stands."""
+    bad: Literal["start", "opposite"] = "start"
+    """The bad principle: the prompt that the search began with, or the opposite of the one that it found."""
+    opposite: str | None = Field(default=None, min_length=1)
+    """The opposite in your own words; null has a model write it (`principles_model`, or the policy)."""
+
+    @model_validator(mode="after")
+    def _opposite_is_used(self) -> Self:
+        if self.opposite is not None and self.bad == "start":
+            raise ValueError("opposite has no effect with bad: start; set bad: opposite, or leave opposite out")
+        return self
+
+
+_OTHER_KINDS = (BankPrinciples, GeneratedPrinciples, UserPrinciples)
+
+
 def _in_short(given: Any) -> Any:
-    """Let one word or one path stand for a group: ``bank``, ``generated``, ``my.yaml``."""
+    """Let one word, one path or `from_prompt` stand for a group: ``bank``, ``my.yaml``, ``{from_prompt: runs/x}``."""
     if isinstance(given, Path):
         return {"type": "user", "path": given}
     if isinstance(given, str):
         return {"type": "user", "path": given} if given.endswith((".yaml", ".yml")) else {"type": given}
+    if isinstance(given, Mapping) and "from_prompt" in given:
+        others = {name for kind in _OTHER_KINDS for name in kind.model_fields}
+        return {"type": "prompt"} | {name: value for name, value in given.items() if name not in others}
     return given
 
 
 PrincipleSettings = Annotated[
-    BankPrinciples | GeneratedPrinciples | UserPrinciples,
+    BankPrinciples | GeneratedPrinciples | UserPrinciples | PromptPrinciples,
     Field(discriminator="type"),
     BeforeValidator(_in_short),
 ]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Protocol
 
-from windvane.engines.chat import with_system
+from windvane.engines.chat import with_prompt
 from windvane.types import Message, Query
 
 
@@ -47,13 +47,16 @@ def render(system_prompt: str, examples: Sequence[Shown], query: Query) -> tuple
     First the system message (a query's own comes first in it, then a blank line and the prompt; an empty prompt adds
     none), then each example as a turn of the user and one of the assistant, then the query's turns.
     """
-    asked = with_system(query.messages, system_prompt) if system_prompt.strip() else query.messages
-    head = 1 if asked and asked[0].role == "system" else 0
-    shown: list[Message] = []
+    return with_prompt(query.messages, system_prompt, shown_turns(examples))
+
+
+def shown_turns(examples: Sequence[Shown]) -> tuple[Message, ...]:
+    """Return in-context examples as turns: each request without a system message of its own, then its answer."""
+    turns: list[Message] = []
     for example in examples:
-        shown.extend(turn for turn in example.query.messages if turn.role != "system")
-        shown.append(Message(role="assistant", content=example.answer))
-    return (*asked[:head], *shown, *asked[head:])
+        turns.extend(turn for turn in example.query.messages if turn.role != "system")
+        turns.append(Message(role="assistant", content=example.answer))
+    return tuple(turns)
 
 
 def rendered_bytes(messages: Sequence[Message]) -> bytes:

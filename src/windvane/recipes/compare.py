@@ -56,6 +56,14 @@ def _set_aside(queries: list[Query], holdout: int, *, seed: int) -> tuple[list[Q
     return split.parts[0], split.holdout
 
 
+class Comparison(NamedTuple):
+    """What the answers say, and the answers themselves, in the order of the queries."""
+
+    evaluation: Evaluation
+    before: list[Completion]
+    after: list[Completion]
+
+
 def compare_policies(
     session: Session,
     queries: list[Query],
@@ -65,7 +73,7 @@ def compare_policies(
     policy: str,
     seed: int,
     shard_size: int,
-) -> Evaluation:
+) -> Comparison:
     """Have both models answer, have the base model read all answers, and compare."""
     run, bench, reporter = session
     queries = run.once("evaluation/queries", lambda: queries, Query, inputs=queries)
@@ -94,4 +102,4 @@ def compare_policies(
     )  # fmt: skip
     evaluation = evaluate(queries, before, after, language, settings.rule, seed=seed)
     reporter.comparison(evaluation, queries, before, after, settings)
-    return evaluation
+    return Comparison(evaluation, before, after)

@@ -11,11 +11,18 @@ from typing import NamedTuple
 from pydantic import Field
 
 from windvane.data import DataSource
-from windvane.engines.chat import with_system
+from windvane.engines.chat import steered_prompts
 from windvane.engines.protocols import Advance, Scorer, no_progress
 from windvane.errors import DataError
 from windvane.pairs import MadePairs, PairSettings, make_pairs
-from windvane.principles import BankPrinciples, PrincipleSettings, choose_principles, features_on_offer
+from windvane.principles import (
+    BankPrinciples,
+    PrincipleSettings,
+    PromptPrinciples,
+    choose_principles,
+    features_on_offer,
+)
+from windvane.recipes.prompt_contrast import prompt_contrast
 from windvane.recipes.session import ModelRunConfig, Session
 from windvane.sampling import SamplingSettings, sample_responses
 from windvane.selection import Selection, SelectionSummary, SteeringFilterSettings, steering_filter
@@ -67,10 +74,6 @@ def make_contrast_pairs(
     run, bench, _ = session
     size = config.shard_size
 
-    def choose(shard: Sequence[Query]) -> list[Principle]:
-        writer = bench.engine(config.principles_model or sampler)
-        return choose_principles(shard, config.principles, generator=writer, seed=config.seed)
-
     def sample(shard: Sequence[tuple[Query, Principle]]) -> list[ResponseSet]:
         asked, principles = zip(*shard, strict=True)
         return sample_responses(
@@ -88,10 +91,7 @@ def make_contrast_pairs(
         codec = bench.engine(sampler).chat
         return make_pairs(queries, principles, responses, config.pairs, codec=codec, iteration=iteration)
 
-    principles = run.map(
-        f"{stage}/principles", queries, choose, Principle, shard_size=size, label="principles",
-        inputs=(features_on_offer(config.principles), bench.identity(config.principles_model or sampler)),
-    )  # fmt: skip
+    principles = principles_for(session, stage, queries, config, sampler=sampler)
     contrasts = list(zip(queries, principles, strict=True))
     responses = run.map(
         f"{stage}/responses", contrasts, sample, ResponseSet, shard_size=size, label="responses",
@@ -106,6 +106,32 @@ def make_contrast_pairs(
             f"{run.path / stage}; loosen `pairs`, or write principles that set the answers further apart."
         )
     return ContrastSet(score_with(session, f"{stage}/scored", pairs, model=scorer, shard_size=size), dropped)
+
+
+def principles_for(
+    session: Session, stage: str, queries: Sequence[Query], config: ContrastConfig, *, sampler: str
+) -> list[Principle]:
+    """Return one principle for each query, as a stage of the run; the model `sampler` is asked where none is named."""
+    run, bench, _ = session
+    settings = config.principles
+    if isinstance(settings, PromptPrinciples):
+        writer = config.principles_model or config.model
+        found = prompt_contrast(session, settings, writer=writer, seed=config.seed)
+        return run.once(
+            f"{stage}/principles",
+            lambda: found.principles(queries),
+            Principle,
+            inputs=(queries, found.found, found.bad),
+        )
+    model = config.principles_model or sampler
+
+    def choose(shard: Sequence[Query]) -> list[Principle]:
+        return choose_principles(shard, settings, generator=bench.engine(model), seed=config.seed)
+
+    return run.map(
+        f"{stage}/principles", queries, choose, Principle, shard_size=config.shard_size, label="principles",
+        inputs=(features_on_offer(settings), bench.identity(model)),
+    )  # fmt: skip
 
 
 def score_with(session: Session, stage: str, pairs: Sequence[Pair], *, model: str, shard_size: int) -> list[ScoredPair]:
@@ -152,9 +178,12 @@ PROMPTS = 3
 def _requests(pair: Pair) -> tuple[ScoreRequest, ScoreRequest, ScoreRequest]:
     if pair.principle is None or pair.original is None:
         raise DataError(f"pair {pair.id!r} has no principle or no original response: it is not a contrast pair")
-    good, bad = (with_system(pair.prompt, text) for text in (pair.principle.good, pair.principle.bad))
-    both = (pair.chosen, pair.rejected)
-    return ScoreRequest(pair.prompt, both), ScoreRequest(good, both), ScoreRequest(bad, (*both, pair.original))
+    steered, both = steered_prompts(pair.prompt, pair.principle), (pair.chosen, pair.rejected)
+    return (
+        ScoreRequest(pair.prompt, both),
+        ScoreRequest(steered.good, both),
+        ScoreRequest(steered.bad, (*both, pair.original)),
+    )
 
 
 def _listed(reasons: Counter[str]) -> str:

@@ -47,7 +47,7 @@ def run_evaluate(config: EvaluateConfig, *, console: Console | None = None) -> E
             policy=config.policy,
             seed=config.seed,
             shard_size=config.shard_size,
-        )
+        ).evaluation
         write_summary(
             run,
             "evaluate",

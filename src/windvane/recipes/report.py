@@ -8,10 +8,17 @@ from rich.console import Console
 
 from windvane import __version__
 from windvane.evaluation.policy import Evaluation, EvaluationSettings
+from windvane.evaluation.prompt_effect import PromptEffect
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.evaluation.signal import SignalStatistics
 from windvane.prompt_search.proof import Proof
-from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
+from windvane.reporting.console import (
+    evaluation_table,
+    prompt_effect_table,
+    samples_table,
+    selection_table,
+    signal_table,
+)
 from windvane.reporting.rounds import AGREEMENT, accuracy_table, doubted_table, rounds_table
 from windvane.reporting.search import proof_tables
 from windvane.run import RunDirectory
@@ -62,6 +69,10 @@ class Reporter:
         rule = None if settings.rule is None else settings.rule.type
         self._console.print(samples_table(queries, before, after))
         self._console.print(evaluation_table(evaluation, rule=rule, limits=settings.limits))
+
+    def prompt_effect(self, effect: PromptEffect) -> None:
+        """Show what a found prompt does, and what the policy does without it."""
+        self._console.print(prompt_effect_table(effect))
 
     def proof(self, proof: Proof, notes: Sequence[str]) -> None:
         """Show whether a found prompt is better than the start prompt, and what a reader of the search should know."""

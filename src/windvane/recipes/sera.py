@@ -69,7 +69,7 @@ def run_sera(config: SeraConfig, *, console: Console | None = None) -> SeraResul
             evaluation = compare_policies(
                 session, queries, asked, base=config.model, policy=policies[-1],
                 seed=config.seed, shard_size=config.shard_size,
-            )  # fmt: skip
+            ).evaluation  # fmt: skip
         result = SeraResult(Path(policies[-1]), run.path, rounds, evaluation)
         write_summary(
             run, "sera", model=config.model, seed=config.seed, results=summary_of(result, config, data, run.counts())

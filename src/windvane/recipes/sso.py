@@ -16,10 +16,12 @@ from rich.console import Console
 from windvane import training
 from windvane.evaluation.drift import check_drift
 from windvane.evaluation.policy import Evaluation
+from windvane.evaluation.prompt_effect import PromptEffect
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
 from windvane.recipes.compare import compare_policies, read_and_split
 from windvane.recipes.contrast import make_contrast_pairs, select_pairs
 from windvane.recipes.policy import TrainedPolicy, train_stage
+from windvane.recipes.prompt_effect import compare_with_prompt
 from windvane.recipes.report import write_summary
 from windvane.recipes.review import review_by_margin, scores_of_initial
 from windvane.recipes.session import Session, open_session
@@ -45,6 +47,8 @@ class SSOResult(NamedTuple):
     run: Path
     iterations: list[Iteration]
     evaluation: Evaluation | None
+    prompt_effect: PromptEffect | None
+    """Where the good principle is a found prompt: what of it the policy does without it."""
 
 
 def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
@@ -65,13 +69,15 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
             iterations.append(iterate(session, number, queries, config, policy=policy, first=first))
             reporter.signal([iteration.signal for iteration in iterations])
             policy = str(iterations[-1].policy.folder)
-        evaluation = None
+        evaluation = effect = None
         if config.evaluation is not None:
-            evaluation = compare_policies(
+            compared = compare_policies(
                 session, held_out, config.evaluation, base=config.model, policy=policy,
                 seed=config.seed, shard_size=config.shard_size,
             )  # fmt: skip
-        result = SSOResult(Path(policy), run.path, iterations, evaluation)
+            evaluation = compared.evaluation
+            effect = compare_with_prompt(session, held_out, compared, config)
+        result = SSOResult(Path(policy), run.path, iterations, evaluation, effect)
         write_summary(run, "sso", model=config.model, seed=config.seed, results=summary_of(result, config))
         reporter.places({"aligned model": policy, "run directory": run.path})
         return result
@@ -153,4 +159,5 @@ def summary_of(result: SSOResult, config: SSOConfig) -> dict[str, Any]:
             for iteration in result.iterations
         ],
         "evaluation": result.evaluation,
+        "prompt_effect": result.prompt_effect,
     }

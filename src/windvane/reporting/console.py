@@ -17,6 +17,7 @@ from rich.text import Text
 from windvane.doctor.findings import Finding
 from windvane.engines.shelf import Available
 from windvane.evaluation.policy import Evaluation, Interval, Limits, concerns
+from windvane.evaluation.prompt_effect import PromptEffect
 from windvane.reporting.cells import MISSING, add_row, number, percent, plain, table
 from windvane.run import RunStatus, StageStatus
 from windvane.types import Completion, Dropped, Query
@@ -142,6 +143,27 @@ _SIGNAL: tuple[tuple[str, str, int], ...] = (
     ("distinct2_chosen", "distinct-2 of y⁺", 2),
     ("final_loss", "final loss", 4),
 )
+
+
+def prompt_effect_table(effect: PromptEffect) -> RenderableType:
+    """Return the base model without and with a found prompt, beside the policy without it, and what that took over."""
+    arms = (effect.before, effect.prompted, effect.after)
+    title = f"Before and after, and the prompt, on {effect.n} queries"
+    made = table(title, "", "before", "before, with the prompt", "after, without it")
+    score = effect.before.score
+    if score is not None:
+        add_row(made, "score, 1 to 5", *(number(arm.score) for arm in arms))
+        add_row(made, "  change [95 %]", "", *(_change(score, arm.score, arm.change_ci, 2) for arm in arms[1:]))
+    for aspect in effect.before.aspects:
+        add_row(made, plain(f"  {aspect}"), *(number(arm.aspects.get(aspect)) for arm in arms))
+    add_row(made, "words per answer, mean", *(number(arm.mean_words, 1) for arm in arms))
+    return made if score is None else Group(made, _learned_line(effect.share_learned))
+
+
+def _learned_line(share: float | None) -> Text:
+    if share is None:
+        return Text("On these queries the prompt's own gain is not supported: there is nothing to take over.", "yellow")
+    return Text(f"Without the prompt, the policy has {percent(share)} of what the prompt gains.")
 
 
 def signal_table(iterations: Sequence[Mapping[str, object]]) -> Table:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from windvane.data import OfflinePair
-from windvane.engines.chat import ChatFormat, with_system
+from windvane.engines.chat import ChatFormat, steered_prompts
 from windvane.engines.logprobs import Layout
 from windvane.engines.rows import ResponseGroup, Rows
 from windvane.engines.sums import SequenceLogprobs
@@ -93,11 +93,8 @@ def encode_steering_pair(chat: ChatFormat, scored: ScoredPair) -> TrainingExampl
     if pair.principle is None or pair.original is None:
         raise DataError(f"pair {pair.id!r} has no principle or no original response, so it has no steered views")
     good, bad, original = (_response_ids(chat, side) for side in (pair.chosen, pair.rejected, pair.original))
-    prompts: dict[View, tuple[Message, ...]] = {
-        "plain": pair.prompt,
-        "good": with_system(pair.prompt, pair.principle.good),
-        "bad": with_system(pair.prompt, pair.principle.bad),
-    }
+    steered = steered_prompts(pair.prompt, pair.principle)
+    prompts: dict[View, tuple[Message, ...]] = {"plain": pair.prompt, "good": steered.good, "bad": steered.bad}
     sides = {"plain": (good, bad), "good": (good, bad), "bad": (original, good)}
     views = {view: EncodedPair(tuple(chat.prompt_ids(prompt)), *sides[view]) for view, prompt in prompts.items()}
     reference: ReferenceSums = {

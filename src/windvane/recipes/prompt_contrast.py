@@ -1,0 +1,78 @@
+"""The bridge from prompts to weights: what `windvane drpo` found becomes the good principle of SSO.
+
+The policy answers under the found prompt, with its in-context examples, and learns to answer so without them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from windvane.errors import ConfigError
+from windvane.principles import PromptPrinciples, write_opposite
+from windvane.principles.features import same_words
+from windvane.prompt_search.rendering import shown_turns
+from windvane.recipes.prompt import FoundPrompt
+from windvane.recipes.session import Session
+from windvane.run import RunDirectory
+from windvane.types import Principle, Query, Record
+
+
+class Opposite(Record):
+    """The opposite of a found prompt."""
+
+    text: str
+
+
+class PromptContrast(NamedTuple):
+    """A found prompt, and the one that it is set against."""
+
+    found: FoundPrompt
+    bad: str
+
+    def principles(self, queries: Sequence[Query]) -> list[Principle]:
+        """Return both prompts for each query, with the in-context examples that the search would show it."""
+        source = self.found.source()
+        return [
+            Principle(
+                query_id=query.id,
+                features=(),
+                good=self.found.system_prompt,
+                bad=self.bad,
+                origin="prompt",
+                shown=shown_turns(source.examples_for(query)),
+            )
+            for query in queries
+        ]
+
+
+def prompt_contrast(session: Session, settings: PromptPrinciples, *, writer: str, seed: int) -> PromptContrast:
+    """Return the two prompts; `writer` is the model that writes the opposite where one is wanted and none is given.
+
+    Raises `RunDirectoryError` where `from_prompt` names no finished search, `ConfigError` where it found no other
+    prompt than it began with, or the opposite says the same.
+    """
+    found = FoundPrompt.read(RunDirectory.read(settings.from_prompt))
+    if settings.bad == "start":
+        bad = found.start_prompt
+    else:
+        bad = settings.opposite or _opposite(session, found.system_prompt, writer=writer, seed=seed)
+    if same_words(found.system_prompt, bad) and not found.examples:
+        way_out = "set principles.bad: opposite" if settings.bad == "start" else "write another principles.opposite"
+        raise ConfigError(
+            f"the prompt that {settings.from_prompt} found and the bad one ({settings.bad}) say the same, so there is "
+            f"no contrast to learn from: {way_out}"
+        )
+    if not found.supported:
+        session.run.say(f"the search at {settings.from_prompt} did not prove a gain: {found.statement}")
+    return PromptContrast(found, bad)
+
+
+def _opposite(session: Session, prompt: str, *, writer: str, seed: int) -> str:
+    run, bench, _ = session
+
+    def write(prompts: Sequence[str]) -> list[Opposite]:
+        return [Opposite(text=write_opposite(each, bench.engine(writer), seed=seed)) for each in prompts]
+
+    (written,) = run.map(
+        "opposite", [prompt], write, Opposite, shard_size=1, label="opposite prompt", inputs=bench.identity(writer)
+    )
+    return written.text
