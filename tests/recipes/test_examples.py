@@ -38,6 +38,7 @@ KINDS: dict[str, type[Settings]] = {
     "pbaa": SSOConfig,
     "demo-concise": SSOConfig,
     "demo-structured": SSOConfig,
+    "sso-from-prompt": SSOConfig,
     "pairs": PairsConfig,
     "select": SelectConfig,
     "select-margin": AuditConfig,

@@ -20,7 +20,7 @@ from windvane.types import Pair, PairScores, Principle, Query, ResponseSet, Scor
 
 SUMMARY = {
     "method", "model", "seed", "windvane_version", "started", "finished", "minutes", "stages", "counts", "policy",
-    "iterations", "evaluation",
+    "iterations", "evaluation", "prompt_effect",
 }  # fmt: skip
 COUNTS = {
     "queries", "pairs_made", "pairs_kept", "dropped", "model_calls", "model_calls_reused", "tokens_generated",

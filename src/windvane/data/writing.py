@@ -19,7 +19,8 @@ def write_preferences(path: Path, pairs: Iterable[Pair], *, scores: Mapping[str,
     Columns: ``prompt``, ``chosen``, ``rejected`` (lists of messages), ``id``, ``source``, ``iteration``,
     ``chosen_finish``, ``rejected_finish``; for contrast pairs ``original`` (the text of yᵒ), ``original_finish``,
     ``query_id``, ``features``, ``principle_origin``, ``principle_good``, ``principle_bad`` (the system messages p⁺ and
-    p⁻); for a pair whose id is in `scores`, ``logp_<response>_<prompt>`` (nats, summed) and ``tokens_<response>``.
+    p⁻), ``principle_shown`` (turns of in-context examples that belong to p⁺); for a pair
+    whose id is in `scores`, ``logp_<response>_<prompt>`` (nats, summed) and ``tokens_<response>``.
     Every row has the same columns; one that no row fills is left out, so that readers find a type for each.
     """
     return _write_rows(path, [_row(pair, (scores or {}).get(pair.id)) for pair in pairs])
@@ -98,6 +99,7 @@ def _row(pair: Pair, scores: PairScores | None) -> dict[str, Any]:
         "principle_origin": principle and principle.origin,
         "principle_good": principle and principle.good,
         "principle_bad": principle and principle.bad,
+        "principle_shown": (principle and [turn.model_dump() for turn in principle.shown]) or None,
         **(_scores(scores) if scores else {}),
     }
 
