@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.recipes import small
+from tests.reporting.test_console import printed
 from windvane.config import load_config
 from windvane.config.writing import to_yaml
 from windvane.data import load_queries
@@ -18,7 +19,7 @@ from windvane.engines.models import load_model
 from windvane.engines.protocols import Advance, no_progress
 from windvane.engines.settings import EngineSettings
 from windvane.errors import ConfigError, RunDirectoryError
-from windvane.evaluation.prompt_effect import PromptAnswers, PromptEffect, prompt_effect
+from windvane.evaluation.prompt_effect import Arm, PromptAnswers, PromptEffect, prompt_effect
 from windvane.judging import RuleAspect, RuleJudge, RuleJudgeSettings, Shorter
 from windvane.judging.rule_aspects import Anchors
 from windvane.principles import PromptPrinciples, UserPrinciples, write_opposite
@@ -30,6 +31,8 @@ from windvane.recipes.pairs import PairsConfig, run_pairs
 from windvane.recipes.prompt import FoundPrompt
 from windvane.recipes.sso import run_sso
 from windvane.recipes.sso_config import SSOConfig
+from windvane.reporting.console import prompt_effect_table
+from windvane.reporting.show import summary_tables
 from windvane.run import RunDirectory
 from windvane.types import Completion, Message, Principle, Prompt, Query, Sampling, ScoredPair
 
@@ -282,6 +285,35 @@ def test_three_conditions_are_compared_by_the_measure_of_the_search(
     prompted = small.records(result.run / "evaluation" / "prompted.jsonl", Completion)
     assert effect.prompted.mean_words == sum(answer.words for answer in prompted) / 4
     assert small.read_json(result.run / "summary.json")["prompt_effect"] == effect.model_dump(mode="json")
+
+
+def arm(score: float | None, words: float, interval: tuple[float, float] | None, **aspects: float) -> Arm:
+    return Arm(mean_words=words, score=score, aspects=aspects, change_ci=interval)
+
+
+def test_the_table_shows_the_three_conditions_and_the_share(tmp_path: Path) -> None:
+    """A name that a user gave an aspect is shown as it is, and `windvane show` prints the same."""
+    name = {"[bold]Wit": 2.0}
+    effect = PromptEffect(
+        n=30, before=arm(2.0, 70, None, **name), prompted=arm(3.0, 30.5, (0.5, 1.5), **name),
+        after=arm(2.75, 40, (0.25, 1.25), **name),
+    )  # fmt: skip
+    shown = printed(prompt_effect_table(effect))
+    for part in (
+        "on 30 queries",
+        "+1.00 [0.50, 1.50]",
+        "+0.75 [0.25, 1.25]",
+        "[bold]Wit",
+        "30.5",
+        "has 75 % of what",
+    ):
+        assert part in shown
+    assert shown in printed(summary_tables({"prompt_effect": effect.model_dump(mode="json")}, {}))
+    assert "cannot read" in printed(summary_tables({"prompt_effect": {"n": 1}}, {}))
+    unsupported = effect.model_copy(update={"prompted": arm(3.0, 30.5, (-0.5, 1.5))})
+    assert "nothing to take over" in printed(prompt_effect_table(unsupported))
+    wordless = PromptEffect(n=1, before=arm(None, 7, None), prompted=arm(None, 5, None), after=arm(None, 6, None))
+    assert "score" not in printed(prompt_effect_table(wordless))
 
 
 # Bad input

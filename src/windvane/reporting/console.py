@@ -149,14 +149,14 @@ def prompt_effect_table(effect: PromptEffect) -> RenderableType:
     """Return the base model without and with a found prompt, beside the policy without it, and what that took over."""
     arms = (effect.before, effect.prompted, effect.after)
     title = f"Before and after, and the prompt, on {effect.n} queries"
-    made = table(title, "", "before", "before, with the prompt", "after, without it")
+    made = table(title, "", "before", "with the prompt", "after, without")
     score = effect.before.score
     if score is not None:
         add_row(made, "score, 1 to 5", *(number(arm.score) for arm in arms))
         add_row(made, "  change [95 %]", "", *(_change(score, arm.score, arm.change_ci, 2) for arm in arms[1:]))
     for aspect in effect.before.aspects:
         add_row(made, plain(f"  {aspect}"), *(number(arm.aspects.get(aspect)) for arm in arms))
-    add_row(made, "words per answer, mean", *(number(arm.mean_words, 1) for arm in arms))
+    add_row(made, "words, mean", *(number(arm.mean_words, 1) for arm in arms))
     return made if score is None else Group(made, _learned_line(effect.share_learned))
 
 

@@ -9,8 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from windvane.evaluation.policy import Evaluation, Limits
+from windvane.evaluation.prompt_effect import PromptEffect
 from windvane.evaluation.reward_accuracy import RewardAccuracy
-from windvane.reporting.console import evaluation_table, signal_table, status_table
+from windvane.reporting.console import evaluation_table, prompt_effect_table, signal_table, status_table
 from windvane.reporting.rounds import AGREEMENT, HELD_OUT, accuracy_table, rounds_table
 from windvane.reporting.search import search_text
 from windvane.run import RunDirectory, run_status
@@ -45,6 +46,8 @@ def summary_tables(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Ren
         parts.append(search_text(summary["search"], summary["proof"]))
     if summary.get("evaluation") is not None:
         parts.append(_evaluation(summary["evaluation"], config.get("evaluation") or {}))
+    if summary.get("prompt_effect") is not None:
+        parts.append(_prompt_effect(summary["prompt_effect"]))
     return Group(*parts)
 
 
@@ -53,6 +56,13 @@ def _accuracy(numbers: object, title: str) -> RenderableType:
         return accuracy_table(RewardAccuracy.model_validate(numbers), title=title)
     except ValidationError:  # written by another version
         return Text("summary.json has an accuracy that this version of windvane cannot read", style="yellow")
+
+
+def _prompt_effect(numbers: object) -> RenderableType:
+    try:
+        return prompt_effect_table(PromptEffect.model_validate(numbers))
+    except ValidationError:  # written by another version
+        return Text("summary.json has a prompt_effect that this version of windvane cannot read", style="yellow")
 
 
 def _evaluation(numbers: object, settings: Mapping[str, Any]) -> RenderableType:
