@@ -162,7 +162,7 @@ def prompt_effect_table(effect: PromptEffect) -> RenderableType:
 
 def _learned_line(share: float | None) -> Text:
     if share is None:
-        return Text("On these queries the prompt's own gain is not supported: there is nothing to take over.", "yellow")
+        return Text("The prompt's own gain is not supported here: nothing to take over.", "yellow")
     return Text(f"Without the prompt, the policy has {percent(share)} of what the prompt gains.")
 
 
