@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 import yaml
 
 from tests import tiny
 from tests.recipes import small
 from windvane import __version__
-from windvane.cli import main
+from windvane.cli import app, main
+from windvane.recipes.configs import config_classes
 
 CONFIG = {
     "model": "model",
@@ -172,6 +174,39 @@ FILES = {
 def test_a_configuration_that_cannot_be_read(place: Place, text: str, parts: list[str]) -> None:
     place.write("config.yaml", text)
     refused(place, place.sso, *parts)
+
+
+OTHERS = {
+    "sso": ("sera", ["sera"]),
+    "sera": ("sso", ["sso"]),
+    "drpo": ("sso", ["sso"]),
+    "pairs": ("select", ["select"]),
+    "select": ("select-margin", ["select --by margin"]),
+    "select --by margin": ("select", ["select"]),
+    "train": ("sera", ["sera"]),
+    "evaluate": ("pairs", ["pairs"]),
+    "queries augment": ("train", ["sera", "train"]),
+}
+"""An example of another command by command, and the commands that it may be for."""
+
+
+@pytest.mark.parametrize(("command", "other"), OTHERS.items(), ids=OTHERS)
+def test_the_configuration_of_another_command(place: Place, command: str, other: tuple[str, list[str]]) -> None:
+    example, fitting = other
+    named = " or ".join(f"`windvane {each}`" for each in fitting)
+    file = str(small.EXAMPLES / f"{example}.yaml")
+    refused(place, lambda: place(*command.split(), file), f"It looks like a configuration for {named}.")
+
+
+def test_every_command_with_a_configuration_may_be_named() -> None:
+    commands = [*typer.main.get_command(app).commands.items()]  # type: ignore[attr-defined]
+    inner = [
+        (f"{name} {sub}", command)
+        for name, group in commands
+        for sub, command in getattr(group, "commands", {}).items()
+    ]
+    taking = {name for name, command in [*commands, *inner] if any(each.name == "config" for each in command.params)}
+    assert {*config_classes()} == {*taking, "select --by margin"}
 
 
 def test_a_configuration_that_is_not_there(place: Place) -> None:

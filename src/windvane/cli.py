@@ -37,10 +37,16 @@ Overrides = Annotated[
 T = TypeVar("T", bound="Settings")
 
 
+def _commands() -> "dict[str, type[Settings]]":
+    from windvane.recipes.configs import config_classes  # all recipes: not before a configuration is wrong
+
+    return config_classes()
+
+
 def _load(kind: type[T], path: Path, overrides: list[str] | None) -> T:
     from windvane.config import load_config
 
-    return load_config(kind, path, overrides or [])
+    return load_config(kind, path, overrides or [], commands=_commands)
 
 
 @app.command()

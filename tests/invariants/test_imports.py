@@ -57,6 +57,7 @@ LIGHT = (
     *(
         f"windvane.recipes.{name}"
         for name in (
+            "configs",
             "sso_config",
             "sso",
             "pairs",

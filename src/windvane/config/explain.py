@@ -52,6 +52,20 @@ def problems(error: ValidationError, kind: type[Settings], values: Any) -> list[
     return [Problem(path=path, text=_text(path, details, kind)) for path, details in found.items()]
 
 
+def has_unknown_key(error: ValidationError) -> bool:
+    """Whether a key that was given does not exist."""
+    return any(detail["type"] == "extra_forbidden" for detail in error.errors(include_url=False))
+
+
+def keys_fit(kind: type[Settings], values: Any) -> bool:
+    """Whether `values` hold every key that a `kind` needs and no other, whatever else is wrong with them."""
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        return not any(detail["type"] in ("extra_forbidden", "missing") for detail in error.errors(include_url=False))
+    return True
+
+
 def _path(detail: ErrorDetails, values: Any) -> Keys:
     """Leave out of pydantic's location the names of union members, which no user has written."""
     path: list[str | int] = []
