@@ -261,6 +261,12 @@ def test_a_query_that_is_longer_than_the_model(place: Place) -> None:
     refused(place, place.sso, "takes", "1024", "max_new_tokens")
 
 
+def test_answers_that_are_longer_than_the_model_are_refused_before_anything_is_made(place: Place) -> None:
+    refused(place, lambda: place.sso("evaluation.max_new_tokens=2000"), "1024", "evaluation.max_new_tokens")
+    assert not (place.root / "run" / "iteration-1").exists()
+    assert place.sso("evaluation.max_new_tokens=6").code == 0  # put right in the same directory
+
+
 def test_principles_that_cannot_be_used(place: Place) -> None:
     feature = yaml.safe_load(PRINCIPLES.read_text(encoding="utf-8"))["features"][0]
     equal = {**feature, "bad_principle": feature["good_principle"]}

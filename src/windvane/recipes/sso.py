@@ -17,7 +17,7 @@ from windvane import training
 from windvane.evaluation.drift import check_drift
 from windvane.evaluation.policy import Evaluation
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
-from windvane.recipes.compare import compare_policies, read_and_split
+from windvane.recipes.compare import compare_policies, keep_held_out, read_and_split
 from windvane.recipes.contrast import make_contrast_pairs, select_pairs
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.report import write_summary
@@ -59,6 +59,8 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
         parts, held_out = read_and_split(
             config.queries, config.evaluation, parts=config.iterations, limit=config.max_queries, seed=config.seed
         )
+        if config.evaluation is not None:
+            keep_held_out(session, held_out, config.evaluation, model=config.model)
         policy, iterations = config.model, list[Iteration]()
         for number, queries in enumerate(parts, start=1):
             first = iterations[0].signal if iterations else None
