@@ -5,7 +5,6 @@ preference pairs, a filter keeps the near-on-policy ones, and the policy is trai
 Version 2 (``mode: generator``): a data generator is trained first, and the policy learns from the generator's pairs.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from windvane.recipes.report import write_summary
 from windvane.recipes.review import review_by_margin, scores_of_initial
 from windvane.recipes.session import Session, open_session
 from windvane.recipes.sso_config import MAY_CHANGE, GeneratorSettings, SSOConfig
+from windvane.shares import share_of
 from windvane.types import Query
 
 
@@ -123,7 +123,7 @@ def train_generator(
     policy: str,
 ) -> str:
     """Train the data generator from the policy, on the policy's own pairs for some of the queries."""
-    stage, some = f"iteration-{number}/generator", queries[: math.ceil(generator.query_share * len(queries))]
+    stage, some = f"iteration-{number}/generator", queries[: max(1, share_of(generator.query_share, len(queries)))]
     contrast = make_contrast_pairs(session, stage, some, config, sampler=policy, scorer=policy, iteration=number)
     kept = select_pairs(session, stage, contrast.scored, config.selection).kept
     trained = train_stage(
