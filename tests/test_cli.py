@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import typer
 import yaml
 
@@ -21,6 +22,7 @@ from tests.recipes import small
 from windvane import __version__
 from windvane.cli import app, main
 from windvane.recipes.configs import config_classes
+from windvane.recipes.sso_config import SSOConfig
 
 CONFIG = {
     "model": "model",
@@ -463,6 +465,51 @@ def test_a_run_that_fails_on_the_way_ends_with_3(place: Place) -> None:
     assert (place.root / "run" / "iteration-1" / "scored.jsonl").is_file()
     assert "failed" in place("show", "run").out
     assert place.sso("training.learning_rate=1e30", "training.epochs=4", "evaluation=null").code == 3
+
+
+MEMORY = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total ...\nSee ..."),
+    "CPU": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: not enough memory: you tried to ..."
+    ),
+    "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 17.98 GB)"),
+    "Python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", MEMORY.values(), ids=MEMORY)
+def test_no_memory_left_names_the_settings_that_need_less(
+    place: Place, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stays, and goes on where there is memory."""
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as full:
+        full.setattr("windvane.training.policy.train_policy", no_memory)
+        outcome = place.sso("evaluation=null")
+    assert outcome.code == 3, outcome
+    assert "Traceback" not in outcome.err
+    assert str(error).partition("\n")[0].rstrip(".") in outcome.err
+    assert "another output_dir" in outcome.err
+    named = {"engine": ["batch_tokens", "batch_rows", "score_tokens"]}
+    named["training"] = ["micro_batch", "gradient_checkpointing", "lora"]
+    for group, keys in named.items():
+        for key in keys:
+            assert f"{group}.{key}" in outcome.err
+            assert key in SSOConfig.model_fields[group].annotation.model_fields  # type: ignore[union-attr]
+    assert "failed" in place("show", "run").out
+    assert place.sso("evaluation=null").code == 0
+
+
+def test_any_other_error_of_torch_keeps_its_traceback(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(*_: object, **__: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)")
+
+    monkeypatch.setattr("windvane.training.policy.train_policy", mistake)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        place.sso("evaluation=null")
 
 
 def test_what_is_shown(place: Place) -> None:
