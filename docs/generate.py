@@ -23,33 +23,24 @@ class Page(NamedTuple):
 
 def config_page() -> str:
     """Return the tables of all configurations, one section for each command that takes one."""
-    from windvane.config import Settings, markdown_table
-    from windvane.recipes.audit import AuditConfig
-    from windvane.recipes.augment import AugmentConfig
-    from windvane.recipes.drpo_config import DrpoConfig
-    from windvane.recipes.evaluate import EvaluateConfig
-    from windvane.recipes.pairs import PairsConfig
-    from windvane.recipes.preference import TrainConfig
-    from windvane.recipes.select import SelectConfig
-    from windvane.recipes.sera_config import SeraConfig
-    from windvane.recipes.sso_config import SSOConfig
+    from windvane.config import markdown_table
+    from windvane.recipes.configs import config_classes
 
-    configs: list[tuple[str, type[Settings], str]] = [
-        ("sso", SSOConfig, "Align a model by SSO: `sso.yaml`, `sso-generator.yaml` and `pbaa.yaml` in examples/."),
-        (
-            "sera",
-            SeraConfig,
-            "Align a model by SeRA: `sera.yaml`, `sera-smollm2.yaml` and `sera-from-pairs.yaml` in examples/.",
-        ),
-        ("drpo", DrpoConfig, "Search a system prompt: `drpo.yaml` and `drpo-offline.yaml` in examples/."),
-        ("pairs", PairsConfig, "Only make preference pairs."),
-        ("select", SelectConfig, "Only filter the pairs of an earlier run."),
-        ("select --by margin", AuditConfig, "Audit a preference file: the implicit reward margin of each pair."),
-        ("train", TrainConfig, "Train on any preference file with any loss on pairs."),
-        ("evaluate", EvaluateConfig, "Compare a policy with the model that it began as."),
-        ("queries augment", AugmentConfig, "Write new queries from seed queries."),
+    what = {
+        "sso": "Align a model by SSO: `sso.yaml`, `sso-generator.yaml` and `pbaa.yaml` in examples/.",
+        "sera": "Align a model by SeRA: `sera.yaml`, `sera-smollm2.yaml` and `sera-from-pairs.yaml` in examples/.",
+        "drpo": "Search a system prompt: `drpo.yaml` and `drpo-offline.yaml` in examples/.",
+        "pairs": "Only make preference pairs.",
+        "select": "Only filter the pairs of an earlier run.",
+        "select --by margin": "Audit a preference file: the implicit reward margin of each pair.",
+        "train": "Train on any preference file with any loss on pairs.",
+        "evaluate": "Compare a policy with the model that it began as.",
+        "queries augment": "Write new queries from seed queries.",
+    }
+    sections = [
+        f"## windvane {command}\n\n{what[command]}\n\n{markdown_table(kind)}"
+        for command, kind in config_classes().items()
     ]
-    sections = [f"## windvane {command}\n\n{what}\n\n{markdown_table(kind)}" for command, kind, what in configs]
     return "\n".join([_CONFIG_HEAD, *sections])
 
 

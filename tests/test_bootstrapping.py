@@ -209,6 +209,17 @@ def test_a_price_that_makes_mean_lengths_equal_by_hand() -> None:
     assert long.margin == pytest.approx(2 - 20 * price)
 
 
+def test_the_price_is_that_of_all_prompts_whichever_pairs_are_kept() -> None:
+    """Equal lengths are promised over what was ranked; over the pairs that are kept they may differ."""
+    given = [ranked("a", (1, 30), (0, 10)), ranked("b", (2, 30), (0, 10)), ranked("c", (9, 5), (0, 5))]
+    every, two, one = (picked(*given, count=count, length_control=True) for count in (3, 2, 1))
+    assert every.token_price == two.token_price == one.token_price == length_price(given)
+    assert left_over(every) == 0
+    assert names(two)[0] == names(one)[0] == "c"
+    assert left_over(two) == 20  # b or a alone, beside c, whose responses are of one length
+    assert left_over(one) == 0
+
+
 def test_a_price_below_zero_where_the_best_are_shorter() -> None:
     given = [ranked("a", (0, 30), (1, 10)), ranked("b", (0, 30), (2, 10))]
     pick = picked(*given, length_control=True)

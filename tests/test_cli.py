@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+import typer
 import yaml
 
 from tests import tiny
 from tests.recipes import small
 from windvane import __version__
-from windvane.cli import main
+from windvane.cli import app, main
+from windvane.recipes.configs import config_classes
+from windvane.recipes.sso_config import SSOConfig
 
 CONFIG = {
     "model": "model",
@@ -174,6 +178,39 @@ def test_a_configuration_that_cannot_be_read(place: Place, text: str, parts: lis
     refused(place, place.sso, *parts)
 
 
+OTHERS = {
+    "sso": ("sera", ["sera"]),
+    "sera": ("sso", ["sso"]),
+    "drpo": ("sso", ["sso"]),
+    "pairs": ("select", ["select"]),
+    "select": ("select-margin", ["select --by margin"]),
+    "select --by margin": ("select", ["select"]),
+    "train": ("sera", ["sera"]),
+    "evaluate": ("pairs", ["pairs"]),
+    "queries augment": ("train", ["sera", "train"]),
+}
+"""An example of another command by command, and the commands that it may be for."""
+
+
+@pytest.mark.parametrize(("command", "other"), OTHERS.items(), ids=OTHERS)
+def test_the_configuration_of_another_command(place: Place, command: str, other: tuple[str, list[str]]) -> None:
+    example, fitting = other
+    named = " or ".join(f"`windvane {each}`" for each in fitting)
+    file = str(small.EXAMPLES / f"{example}.yaml")
+    refused(place, lambda: place(*command.split(), file), f"It looks like a configuration for {named}.")
+
+
+def test_every_command_with_a_configuration_may_be_named() -> None:
+    commands = [*typer.main.get_command(app).commands.items()]  # type: ignore[attr-defined]
+    inner = [
+        (f"{name} {sub}", command)
+        for name, group in commands
+        for sub, command in getattr(group, "commands", {}).items()
+    ]
+    taking = {name for name, command in [*commands, *inner] if any(each.name == "config" for each in command.params)}
+    assert {*config_classes()} == {*taking, "select --by margin"}
+
+
 def test_a_configuration_that_is_not_there(place: Place) -> None:
     (place.root / "folder").mkdir()
     (place.root / "latin.yaml").write_bytes("model: ü\n".encode("latin-1"))
@@ -224,6 +261,12 @@ def test_a_query_that_is_longer_than_the_model(place: Place) -> None:
     rows = [{"id": f"long-{number}", "prompt": f"{number} " + "word " * 300} for number in range(4)]
     place.rows(*rows)
     refused(place, place.sso, "takes", "1024", "max_new_tokens")
+
+
+def test_answers_that_are_longer_than_the_model_are_refused_before_anything_is_made(place: Place) -> None:
+    refused(place, lambda: place.sso("evaluation.max_new_tokens=2000"), "1024", "evaluation.max_new_tokens")
+    assert not (place.root / "run" / "iteration-1").exists()
+    assert place.sso("evaluation.max_new_tokens=6").code == 0  # put right in the same directory
 
 
 def test_principles_that_cannot_be_used(place: Place) -> None:
@@ -422,6 +465,51 @@ def test_a_run_that_fails_on_the_way_ends_with_3(place: Place) -> None:
     assert (place.root / "run" / "iteration-1" / "scored.jsonl").is_file()
     assert "failed" in place("show", "run").out
     assert place.sso("training.learning_rate=1e30", "training.epochs=4", "evaluation=null").code == 3
+
+
+MEMORY = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total ...\nSee ..."),
+    "CPU": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: not enough memory: you tried to ..."
+    ),
+    "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 17.98 GB)"),
+    "Python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", MEMORY.values(), ids=MEMORY)
+def test_no_memory_left_names_the_settings_that_need_less(
+    place: Place, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stays, and goes on where there is memory."""
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as full:
+        full.setattr("windvane.training.policy.train_policy", no_memory)
+        outcome = place.sso("evaluation=null")
+    assert outcome.code == 3, outcome
+    assert "Traceback" not in outcome.err
+    assert str(error).partition("\n")[0].rstrip(".") in outcome.err
+    assert "another output_dir" in outcome.err
+    named = {"engine": ["batch_tokens", "batch_rows", "score_tokens"]}
+    named["training"] = ["micro_batch", "gradient_checkpointing", "lora"]
+    for group, keys in named.items():
+        for key in keys:
+            assert f"{group}.{key}" in outcome.err
+            assert key in SSOConfig.model_fields[group].annotation.model_fields  # type: ignore[union-attr]
+    assert "failed" in place("show", "run").out
+    assert place.sso("evaluation=null").code == 0
+
+
+def test_any_other_error_of_torch_keeps_its_traceback(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(*_: object, **__: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)")
+
+    monkeypatch.setattr("windvane.training.policy.train_policy", mistake)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        place.sso("evaluation=null")
 
 
 def test_what_is_shown(place: Place) -> None:

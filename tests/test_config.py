@@ -297,6 +297,69 @@ def test_all_problems_come_at_once_each_with_its_place(write):
     ]
 
 
+class Shares(Settings):
+    by_source: bool | dict[str, Annotated[float, Field(gt=0)]] = False
+    urls: Literal["none"] | tuple[str, ...] = "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("by_source: {a: 0}", ["by_source.a must be greater than 0, not 0."]),
+        (
+            "by_source: {a: 0, b: x}",
+            ["by_source.a must be greater than 0, not 0.", "by_source.b must be a number, not 'x'."],
+        ),
+        ("urls: [a, 1]", ["urls[1] must be text, not 1."]),
+        ("by_source: 3", ["by_source must be true or false or a group of keys, not 3."]),
+        ("urls: some", ["urls must be none or a list, not 'some'."]),
+    ],
+)
+def test_what_is_wrong_inside_a_member_of_a_union_is_one_problem(write, text, wrong):
+    """That the value is not of the union's other type is none, unless it is of neither."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(Shares, write(text))
+    lines = [line for line in str(caught.value).splitlines() if "problems:" not in line]
+    assert [line.partition(": ")[2] for line in lines] == wrong
+
+
+class Other(Settings):
+    model: str
+    policy: str
+    loss: Annotated[Ipo | Simpo, Field(discriminator="type")] = Ipo()
+
+
+def hint(text: str) -> str:
+    """Return what is said after the problems themselves of a file for another command, or of a wrong one."""
+    Path("c.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Config, "c.yaml", commands=lambda: {"one": Config, "two": Other, "three": Lora})
+    return "".join(line for line in str(caught.value).splitlines() if line.startswith("It looks"))
+
+
+@pytest.mark.parametrize("more", ["", "loss: {type: simpo}\n", "loss: {type: simpo, beta: much}\n"])
+def test_a_file_for_another_command_names_that_command(write, more):
+    """Also where one of its values is wrong: that command will say which."""
+    assert hint(f"model: tiny\npolicy: p\n{more}") == "It looks like a configuration for `windvane two`."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: tiny\npolicy: p\nqueries: q.jsonl\n",
+        "model: tiny\npolicy: p\nloss: {type: simpo, gama: 1}\n",
+        "policy: p\n",
+        "model: tiny\n",
+        BASE + "sed: 3\n",
+        BASE + "seed: x\n",
+        "{}",
+    ],
+)
+def test_no_command_is_named_whose_configuration_it_cannot_be(write, text):
+    """A key of neither, a key that is missing for both, or a mistake in the command's own."""
+    assert hint(text) == ""
+
+
 def test_a_missing_file_names_those_near_it(write):
     write(BASE, "sso.yaml")
     with pytest.raises(ConfigError, match=r"^sso\.yml does not exist\. Near it: sso\.yaml\.$"):

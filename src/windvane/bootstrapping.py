@@ -32,7 +32,7 @@ class BootstrapSettings(Settings):
     """Share of a response's text that may be repetition before it counts as looping, as in `windvane pairs`."""
     length_control: bool = False
     """Whether each token costs a price (DICE), chosen so that best and worst responses have equal mean length over all
-    prompts that were ranked."""
+    prompts that were ranked; among the pairs of largest margin, which are added, the lengths may still differ."""
 
 
 class RankedSamples(NamedTuple):
@@ -132,6 +132,8 @@ def best_against_worst(
 def length_price(ranked: Sequence[RankedSamples]) -> float:
     """Return the price of a token at which best and worst responses have equal mean length, or come closest to it.
 
+    Over all prompts that are `ranked`, as in DICE, which trains on all of them. Which pairs have the largest margins
+    depends on the price itself, so over those alone there is no one price to find: none may do, or several.
     The difference of the lengths falls as the price rises, and changes only where two responses to a prompt are worth
     the same; so the price is looked for between those points. It is negative where the best are shorter at no price.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from windvane import __version__
-from windvane.errors import BudgetSpent, RunFailed, TrainingDiverged, UserError
+from windvane.errors import BudgetSpent, OutOfMemory, RunFailed, TrainingDiverged, UserError
 
 if TYPE_CHECKING:
     from windvane.config import Settings
@@ -37,10 +37,16 @@ Overrides = Annotated[
 T = TypeVar("T", bound="Settings")
 
 
+def _commands() -> "dict[str, type[Settings]]":
+    from windvane.recipes.configs import config_classes  # all recipes: not before a configuration is wrong
+
+    return config_classes()
+
+
 def _load(kind: type[T], path: Path, overrides: list[str] | None) -> T:
     from windvane.config import load_config
 
-    return load_config(kind, path, overrides or [])
+    return load_config(kind, path, overrides or [], commands=_commands)
 
 
 @app.command()
@@ -244,6 +250,15 @@ def main() -> None:
         )
     except (RunFailed, BudgetSpent) as error:
         _fail(f"{error}\nThe run is on file; the same command goes on from here.", 3)
+    except (RuntimeError, MemoryError) as error:
+        failed = OutOfMemory.of(error)
+        if failed is None:
+            raise
+        _fail(
+            f"{failed}\nWith other settings choose another output_dir. The run is on file; where there is more memory, "
+            "the same command goes on from here.",
+            3,
+        )
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != 130:  # typer turns Ctrl-C into an exit without a word
             raise

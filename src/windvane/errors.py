@@ -8,9 +8,12 @@ WindvaneError
 │   └── RunDirectoryError         a run directory that cannot be used as asked
 ├── RunFailed (a RuntimeError)    a run stopped on the way and can be resumed; exit code 3
 │   ├── TrainingDiverged          a guard stopped the training
+│   ├── OutOfMemory               the machine or its accelerator has no memory left
 │   └── NoReply                   an engine has no answer to one request; it may answer others
 └── BudgetSpent                   a request that the budget has no room for; a search ends with the best so far
 """
+
+from typing import Self
 
 
 class WindvaneError(Exception):
@@ -43,6 +46,29 @@ class RunFailed(WindvaneError, RuntimeError):
 
 class TrainingDiverged(RunFailed):
     """A guard stopped the training before it did harm."""
+
+
+class OutOfMemory(RunFailed):
+    """The machine or its accelerator has no memory left for what the settings ask."""
+
+    @classmethod
+    def of(cls, error: RuntimeError | MemoryError) -> Self | None:
+        """Return what to say of an error that is one of memory, None for any other.
+
+        torch has a class of its own for accelerators alone; on a CPU it raises a plain RuntimeError.
+        """
+        said = str(error).strip().partition("\n")[0]
+        if not isinstance(error, MemoryError) and not any(words in said.lower() for words in _NO_MEMORY):
+            return None
+        return cls(
+            f"there is not enough memory ({said.rstrip('.') or type(error).__name__}). What lowers it, while models "
+            "write and measure: engine.batch_tokens, engine.batch_rows and engine.score_tokens; in training: "
+            "training.micro_batch, training.gradient_checkpointing: true, and training.lora."
+        )
+
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+"""What torch says of CUDA, MPS and CPUs."""
 
 
 class NoReply(RunFailed):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "windvane"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 DIRECTION = (
-    {"types", "errors", "seeds", "config", "data", "run"},
+    {"types", "errors", "seeds", "shares", "config", "data", "run"},
     {"engines"},
     {"principles", "queries", "sampling", "judging"},
     {"pairs", "preambles"},
@@ -57,6 +57,7 @@ LIGHT = (
     *(
         f"windvane.recipes.{name}"
         for name in (
+            "configs",
             "sso_config",
             "sso",
             "pairs",

@@ -28,9 +28,11 @@ from windvane.recipes.sera import run_sera
 from windvane.recipes.sera_config import SeraConfig
 from windvane.recipes.sso import SSOConfig, run_sso
 from windvane.run import RunDirectory
+from windvane.run.layout import Layout
+from windvane.run.stage import all_manifests
 from windvane.selection import PairMargin
 from windvane.training import encode_pair
-from windvane.types import Dropped, ScoredPair
+from windvane.types import Dropped, ReferencedPair, ScoredPair
 
 KINDS: dict[str, type[Settings]] = {
     "sso": SSOConfig,
@@ -215,13 +217,35 @@ def test_the_margin_reviews_what_sso_made(model: Path, queries: Path, tmp_path: 
     assert len(margins) == int(0.5 * len(left) + 0.5) < len(left)
     assert result.iterations[1].signal.n_kept == result.iterations[1].policy.note.pairs == len(margins)
     assert not (result.run / "iteration-1" / "margin").exists()
-    initial = {one.pair.id: one.scores for one in small.records(result.run / "iteration-2/reference.jsonl", ScoredPair)}
+    measured = small.records(result.run / "iteration-2/reference.jsonl", ReferencedPair)
+    initial = {one.pair.id: one.reference for one in measured}
+    sides = sum(len(one.pair.chosen.token_ids) + len(one.pair.rejected.token_ids) for one in measured)
+    manifest = all_manifests(Layout(result.run))["iteration-2/reference"]
+    assert manifest.counts["tokens_scored"] == sides  # the two that a margin reads, not the seven of a pair
     for one in left:
         mine, theirs = one.scores, initial[one.pair.id]
-        chosen = (mine.chosen_plain.sum - theirs.chosen_plain.sum) / mine.chosen_plain.tokens  # the base loss is IPO
-        rejected = (mine.rejected_plain.sum - theirs.rejected_plain.sum) / mine.rejected_plain.tokens
+        assert theirs is not None
+        chosen = (mine.chosen_plain.sum - theirs.chosen.sum) / mine.chosen_plain.tokens  # the base loss is IPO
+        rejected = (mine.rejected_plain.sum - theirs.rejected.sum) / mine.rejected_plain.tokens
         found = [margin.margin for margin in margins if margin.id == one.pair.id]
         assert found == [] or found[0] == pytest.approx(chosen - rejected)
+
+
+def test_the_margin_reads_the_scores_of_the_first_model_that_the_loss_needs(
+    model: Path, queries: Path, tmp_path: Path
+) -> None:
+    """With ``reference: initial`` all seven are measured, once, and the margin reads two of them."""
+    more = ["max_queries=12", "iterations=2", "reference=initial", "evaluation=null"]
+    overrides = small.sso_overrides(model, queries, tmp_path / "run", *more)
+    run = run_sso(small.load(SSOConfig, "sso-margin", overrides), console=small.QUIET).run
+    margins = small.records(run / "iteration-2" / "margin" / "kept.jsonl", PairMargin)
+    own = {one.pair.id: one.scores for one in small.records(run / "iteration-2/kept.jsonl", ScoredPair)}
+    first = {one.pair.id: one.scores for one in small.records(run / "iteration-2/reference.jsonl", ScoredPair)}
+    for each in margins:
+        mine, theirs = own[each.id], first[each.id]
+        chosen = (mine.chosen_plain.sum - theirs.chosen_plain.sum) / mine.chosen_plain.tokens
+        rejected = (mine.rejected_plain.sum - theirs.rejected_plain.sum) / mine.rejected_plain.tokens
+        assert each.margin == pytest.approx(chosen - rejected)
 
 
 def test_an_audit_measures_any_policy_without_training(pairs: PairsResult, model: Path, tmp_path: Path) -> None:

@@ -126,10 +126,10 @@ DATA = {
     ),
     "a model that is not there": (["model=./modle"], ["./modle", "does not exist"]),
     "samples longer than the model": (
-        ["bootstrapping.sampling.max_new_tokens=2000"], ["1024", "max_new_tokens"],
+        ["bootstrapping.sampling.max_new_tokens=2000"], ["1024", "lower bootstrapping.sampling.max_new_tokens"],
     ),
     "answers longer than the model": (
-        ["evaluation={queries: queries.jsonl, max_new_tokens: 2000}"], ["1024", "max_new_tokens"],
+        ["evaluation={queries: queries.jsonl, max_new_tokens: 2000}"], ["1024", "lower evaluation.max_new_tokens"],
     ),
     "a source that no pair has, while all are kept": (
         ["selection={keep: 1, by_source: {c: 0.5}}"], ["selection.by_source", "'c'", "'a', 'b'"],

@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -49,7 +49,34 @@ def problems(error: ValidationError, kind: type[Settings], values: Any) -> list[
     found: dict[Keys, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(_path(detail, values), []).append(detail)
-    return [Problem(path=path, text=_text(path, details, kind)) for path, details in found.items()]
+    return [
+        Problem(path=path, text=_text(path, details, kind))
+        for path, details in found.items()
+        if not _of_another_member(path, details, found)
+    ]
+
+
+def _of_another_member(path: Keys, details: Sequence[ErrorDetails], found: Iterable[Keys]) -> bool:
+    """Whether `details` only say that a value is not of one type of a union, while another type found fault inside it.
+
+    ``by_source: {a: 0}`` is no boolean, which nobody meant it to be; what is wrong with it is the 0.
+    """
+    inside = any(len(other) > len(path) and other[: len(path)] == path for other in found)
+    return inside and all(detail["type"] in WANTED or detail["type"] == "literal_error" for detail in details)
+
+
+def has_unknown_key(error: ValidationError) -> bool:
+    """Whether a key that was given does not exist."""
+    return any(detail["type"] == "extra_forbidden" for detail in error.errors(include_url=False))
+
+
+def keys_fit(kind: type[Settings], values: Any) -> bool:
+    """Whether `values` hold every key that a `kind` needs and no other, whatever else is wrong with them."""
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        return not any(detail["type"] in ("extra_forbidden", "missing") for detail in error.errors(include_url=False))
+    return True
 
 
 def _path(detail: ErrorDetails, values: Any) -> Keys:

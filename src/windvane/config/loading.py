@@ -1,12 +1,12 @@
 """Read a configuration: YAML file, overrides, defaults, checked as one tree."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from windvane.config.explain import group_classes, problems
+from windvane.config.explain import group_classes, has_unknown_key, keys_fit, problems
 from windvane.config.near import near_files
 from windvane.config.settings import Settings
 from windvane.config.yaml_text import Keys, dotted, parse
@@ -23,7 +23,13 @@ class Given(NamedTuple):
     """Key path to place: ``sso.yaml, line 4`` or ``--set seed=3``."""
 
 
-def load_config(kind: type[T], path: Path | str | None = None, overrides: Sequence[str] = ()) -> T:
+Kinds = Callable[[], Mapping[str, type[Settings]]]
+"""Gives the configuration class of each command, by its name; asked only where a configuration is wrong."""
+
+
+def load_config(
+    kind: type[T], path: Path | str | None = None, overrides: Sequence[str] = (), *, commands: Kinds = dict
+) -> T:
     """Return a `kind` from a YAML file (or from its defaults alone) with ``a.b=c`` overrides laid over it, in order.
 
     The value of an override is read as YAML: ``seed=3``, ``betas=[0.9, 0.95]``, ``loss={type: dpo, beta: 0.1}``;
@@ -40,9 +46,16 @@ def load_config(kind: type[T], path: Path | str | None = None, overrides: Sequen
             f"{_place(problem.path, given, path)}: {problem.text}{'' if problem.text.endswith(('?', '.')) else '.'}"
             for problem in problems(error, kind, given.values)
         ]
+        hint = _other_command(given.values, commands) if has_unknown_key(error) else ""
     if len(found) == 1:
-        raise ConfigError(found[0])
-    raise ConfigError("\n  ".join([f"the configuration has {len(found)} problems:", *found]))
+        raise ConfigError(f"{found[0]}{hint}")
+    raise ConfigError("\n  ".join([f"the configuration has {len(found)} problems:", *found]) + hint)
+
+
+def _other_command(values: Mapping[str, Any], commands: Kinds) -> str:
+    """Return a line that names the commands whose configuration has the keys of `values`, or "" if there are none."""
+    fitting = [f"`windvane {command}`" for command, kind in commands().items() if keys_fit(kind, values)]
+    return f"\nIt looks like a configuration for {' or '.join(fitting)}." if fitting else ""
 
 
 def _read(path: Path) -> Given:

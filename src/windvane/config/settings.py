@@ -1,6 +1,6 @@
 """The base class of everything that a user can set."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
@@ -80,6 +80,15 @@ def _over_default(default: Any, given: Any) -> Any:
         return given
     rest = {name: getattr(default, name) for name in kind.model_fields if name not in given}
     return rest | {name: _over_default(getattr(default, str(name), None), value) for name, value in given.items()}
+
+
+def groups_inside(settings: Settings, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Settings]]:
+    """Yield `settings` and every group that stands at a key below them, each with the keys that lead to it."""
+    yield at, settings
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield from groups_inside(value, (*at, name))
 
 
 def is_tag(annotation: Any) -> bool:

@@ -18,6 +18,13 @@ FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+def is_missing(source: DataSource) -> bool:
+    """Whether a source is no file or folder that is there, and cannot be a name on the hub either."""
+    path = Path(source.path).expanduser()
+    no_name = path.suffix.lower() in FORMATS or not HUB_NAME.fullmatch(source.path) or source.path.startswith(".")
+    return no_name and not path.exists()
+
+
 def rows(source: DataSource) -> Iterator[Row]:
     """Yield every row of a source, in order. Raises `DataError` for what cannot be found or read."""
     path = Path(source.path).expanduser()
@@ -27,7 +34,7 @@ def rows(source: DataSource) -> Iterator[Row]:
         if source.split is not None:
             raise DataError(f"{source.path} is a file and has no split {source.split!r}; remove split.")
         yield from file_rows(path)
-    elif path.suffix.lower() in FORMATS or not HUB_NAME.fullmatch(source.path) or source.path.startswith("."):
+    elif is_missing(source):
         raise DataError(f"{source.path} does not exist.{near_files(path)}")
     else:
         yield from _hub_rows(source, near_files(path))

@@ -161,7 +161,7 @@ class LocalEngine:
                     f"A response to the query {_shown(request.messages)} has no tokens, so it has no log-probability. "
                     "Drop empty responses before they are scored."
                 )
-            self._check_length(len(prompt), len(response.token_ids), request.messages, sampled=False)
+            self._check_length(len(prompt), len(response.token_ids), request.messages, setting=None)
         return ResponseGroup(prompt, tuple(response.token_ids for response in request.responses))
 
     def _layout_for(self, tasks: Sequence[_ScoreTask]) -> Layout:
@@ -190,17 +190,22 @@ class LocalEngine:
         if batch:
             yield batch
 
-    def check_room(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> None:
-        """Raise `DataError` for the first conversation that leaves no room for so long a response."""
+    def check_room(
+        self, conversations: Iterable[Sequence[Message]], max_new_tokens: int, *, setting: str = "max_new_tokens"
+    ) -> None:
+        """Raise `DataError` for the first conversation that leaves no room for so long a response as `setting` asks."""
         for messages in conversations:
-            self._check_length(len(self.loaded.chat.prompt_ids(messages)), max_new_tokens, messages)
+            self._check_length(len(self.loaded.chat.prompt_ids(messages)), max_new_tokens, messages, setting=setting)
 
-    def _check_length(self, prompt: int, response: int, messages: Sequence[Message], *, sampled: bool = True) -> None:
+    def _check_length(
+        self, prompt: int, response: int, messages: Sequence[Message], *, setting: str | None = "max_new_tokens"
+    ) -> None:
+        """Refuse a prompt and a response that are longer than the model; `setting` is None where both are given."""
         limit = self.loaded.context_length
         if limit is not None and prompt + response > limit:
-            way_out = "Shorten or drop the query, or lower max_new_tokens." if sampled else "Shorten or drop the pair."
+            way_out = f"Shorten or drop the query, or lower {setting}." if setting else "Shorten or drop the pair."
             raise DataError(
-                f"The query {_shown(messages)} takes {prompt} tokens and its response {'up to ' if sampled else ''}"
+                f"The query {_shown(messages)} takes {prompt} tokens and its response {'up to ' if setting else ''}"
                 f"{response} more, but the model {self.loaded.name!r} takes {limit} in all. {way_out}"
             )
 

@@ -94,9 +94,11 @@ class BenchEngine:
         """How the model's tokenizer turns conversations and responses into token ids."""
         return self._bench.load(self._reference).loaded.chat
 
-    def check_room(self, conversations: Iterable[Sequence[Message]], max_new_tokens: int) -> None:
-        """Raise `DataError` for the first conversation that leaves no room for so long a response."""
-        self._bench.load(self._reference).check_room(conversations, max_new_tokens)
+    def check_room(
+        self, conversations: Iterable[Sequence[Message]], max_new_tokens: int, *, setting: str = "max_new_tokens"
+    ) -> None:
+        """Raise `DataError` for the first conversation that leaves no room for so long a response as `setting` asks."""
+        self._bench.load(self._reference).check_room(conversations, max_new_tokens, setting=setting)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, advance: Advance = no_progress

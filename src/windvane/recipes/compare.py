@@ -12,6 +12,9 @@ from windvane.evaluation.policy import Evaluation, EvaluationSettings, answer_pr
 from windvane.recipes.session import Session
 from windvane.types import Completion, Prompt, Query
 
+HELD_OUT = "evaluation/queries"
+"""Stage of the queries that both models answer."""
+
 
 class HeldOutEvaluation(EvaluationSettings):
     """Evaluation on queries that nothing is trained on."""
@@ -64,6 +67,21 @@ class Comparison(NamedTuple):
     after: list[Completion]
 
 
+def keep_held_out(session: Session, queries: list[Query], settings: EvaluationSettings, *, model: str) -> None:
+    """Put on file what `compare_policies` will ask, before anything is trained.
+
+    Raises `DataError` for a query that leaves a model of that size no room for its answer: said now, not at the end.
+    """
+
+    def make() -> list[Query]:
+        session.bench.engine(model).check_room(
+            [query.messages for query in queries], settings.max_new_tokens, setting="evaluation.max_new_tokens"
+        )
+        return queries
+
+    session.run.once(HELD_OUT, make, Query, inputs=queries)
+
+
 def compare_policies(
     session: Session,
     queries: list[Query],
@@ -76,7 +94,7 @@ def compare_policies(
 ) -> Comparison:
     """Have both models answer, have the base model read all answers, and compare."""
     run, bench, reporter = session
-    queries = run.once("evaluation/queries", lambda: queries, Query, inputs=queries)
+    queries = run.once(HELD_OUT, lambda: queries, Query, inputs=queries)
     prompts = answer_prompts(queries, seed=seed)
 
     def answers_of(model: str, side: str) -> list[Completion]:

@@ -32,6 +32,7 @@ from windvane.selection import (
     implicit_margin,
 )
 from windvane.selection.implicit_margin import needs_reference
+from windvane.shares import share_of
 from windvane.training.settings import TrainingSettings
 from windvane.types import (
     Completion,
@@ -229,7 +230,7 @@ def _split(
             "give other pairs, or other evaluation.queries"
         )
     prompts = {words[pair.id]: query_of(pair) for pair in reversed(free)}
-    count = round(config.holdout * len(prompts))
+    count = share_of(config.holdout, len(prompts))
     if config.holdout and not 0 < count < len(prompts):
         raise DataError(
             f"holdout: {config.holdout:g} of {len(prompts)} prompts leaves {len(prompts) - count} to train on and "

@@ -9,18 +9,17 @@ from windvane.recipes.session import Session
 from windvane.recipes.sso_config import SSOConfig
 from windvane.selection import PairMargin, RewardForm, Selection, implicit_margin, select_by_margin
 from windvane.selection.implicit_margin import needs_reference
-from windvane.types import PairScores, ScoredPair, SideScores
+from windvane.types import Pair, PairScores, ReferencedPair, ScoredPair, ScoreRequest, SideScores
 
 
 def scores_of_initial(
     session: Session, stage: str, pairs: Sequence[ScoredPair], config: SSOConfig, *, policy: str
 ) -> dict[str, ScoredPair]:
-    """Measure pairs with the model that the run began with, by id: once, for the margin and for the loss.
+    """Measure pairs with the model that the run began with, by id, where the loss compares with it.
 
-    Empty where neither compares with it, and where `policy` is that model.
+    Empty where it does not, and where `policy` is that model.
     """
-    for_margin = config.margin_selection is not None and needs_reference(_form(config))
-    if policy == config.model or not (for_margin or config.reference == "initial"):
+    if policy == config.model or config.reference != "initial":
         return {}
     bare = [scored.pair for scored in pairs]
     found = score_with(session, f"{stage}/reference", bare, model=config.model, shard_size=config.shard_size)
@@ -38,15 +37,19 @@ def review_by_margin(
 ) -> Selection[ScoredPair]:
     """Keep the pairs of the largest margin of `policy` over the first model, both given the plain query.
 
-    All are kept where `margin_selection` is null, and in the first iteration, whose policy is that model.
+    `initial` is what `scores_of_initial` returned; where it measured nothing, the two log-probabilities that a margin
+    reads are measured here. All are kept where `margin_selection` is null, and in the first iteration, whose policy is
+    that model.
     """
     if config.margin_selection is None or policy == config.model:
         return Selection(tuple(pairs), ())
     form = _form(config)
+    reference = {name: _plain(scored.scores) for name, scored in initial.items()}
+    if needs_reference(form) and not reference:
+        reference = _plain_scores(session, stage, [scored.pair for scored in pairs], config)
 
     def margin(mine: ScoredPair) -> PairMargin:
-        reference = _plain(initial[mine.pair.id].scores) if needs_reference(form) else None
-        value = implicit_margin(form, _plain(mine.scores), reference)
+        value = implicit_margin(form, _plain(mine.scores), reference.get(mine.pair.id))
         return PairMargin(id=mine.pair.id, source=mine.pair.source, margin=value, last=value)
 
     margins = [margin(pair) for pair in pairs]
@@ -54,6 +57,25 @@ def review_by_margin(
     keep_margins(session, f"{stage}/margin", margins, selection)
     names = {each.id for each in selection.kept}
     return Selection(tuple(pair for pair in pairs if pair.pair.id in names), selection.dropped, selection.thresholds)
+
+
+def _plain_scores(session: Session, stage: str, pairs: Sequence[Pair], config: SSOConfig) -> dict[str, SideScores]:
+    """Measure the two sides of pairs given the plain query with the first model, as a stage of the run; by id."""
+    run, bench, _ = session
+
+    def score(shard: Sequence[Pair]) -> list[ReferencedPair]:
+        requests = [ScoreRequest(pair.prompt, (pair.chosen, pair.rejected)) for pair in shard]
+        found = bench.engine(config.model).score(requests, advance=run.advance)
+        return [
+            ReferencedPair(pair=pair, reference=SideScores(chosen=chosen, rejected=rejected))
+            for pair, (chosen, rejected) in zip(shard, found, strict=True)
+        ]
+
+    measured = run.map(
+        f"{stage}/reference", pairs, score, ReferencedPair, shard_size=config.shard_size, label="log-probabilities",
+        inputs=bench.identity(config.model),
+    )  # fmt: skip
+    return {each.pair.id: each.reference for each in measured if each.reference is not None}
 
 
 def _form(config: SSOConfig) -> RewardForm:

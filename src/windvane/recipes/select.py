@@ -12,7 +12,7 @@ from windvane.evaluation.signal import signal_statistics
 from windvane.judging.rules import RuleSettings
 from windvane.recipes.contrast import select_pairs
 from windvane.recipes.report import write_summary
-from windvane.recipes.session import RunConfig, open_session
+from windvane.recipes.session import RunConfig, check_inputs, open_session
 from windvane.run import RunDirectory, run_status
 from windvane.selection import Selection, SteeringFilterSettings
 from windvane.types import ScoredPair
@@ -42,6 +42,7 @@ class SelectResult(NamedTuple):
 
 def run_select(config: SelectConfig, *, console: Console | None = None) -> SelectResult:
     """Filter the pairs of an earlier run; see `run_sso` for consoles and errors."""
+    check_inputs(config)
     source = RunDirectory.read(config.run)
     scored = source.records(f"{config.stage}/scored", ScoredPair)
     if scored is None:

@@ -91,7 +91,7 @@ def check_ahead(
         )
     if config.bootstrapping is not None:
         most = config.bootstrapping.sampling.max_new_tokens
-        engine.check_room(prompts, most)
+        engine.check_room(prompts, most, setting="bootstrapping.sampling.max_new_tokens")
         longest = max(len(engine.chat.prompt_ids(prompt)) for prompt in prompts)
         if config.training.max_length is not None and longest + most > config.training.max_length:
             raise DataError(
@@ -101,7 +101,7 @@ def check_ahead(
             )
     if config.evaluation is not None:
         asked = [query.messages for query in queries] or prompts
-        engine.check_room(asked, config.evaluation.max_new_tokens)
+        engine.check_room(asked, config.evaluation.max_new_tokens, setting="evaluation.max_new_tokens")
 
 
 def summary_of(result: SeraResult, config: SeraConfig, data: OfflineData, counts: Mapping[str, int]) -> dict[str, Any]:

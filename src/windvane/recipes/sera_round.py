@@ -24,6 +24,7 @@ from windvane.recipes.session import Session
 from windvane.seeds import derive_seed
 from windvane.selection import NoiseRemoval, noise_removal, select_by_margin
 from windvane.selection.implicit_margin import needs_reference
+from windvane.shares import share_of
 from windvane.types import Dropped, Pair
 
 
@@ -77,7 +78,7 @@ def review_pairs(
     added = None
     if config.bootstrapping is not None:
         share = config.bootstrapping.share
-        wanted = len(selection.dropped) if share is None else int(share * len(data.train) + 0.5)
+        wanted = len(selection.dropped) if share is None else share_of(share, len(data.train))
         queries = distinct_queries(data.train)
         if wanted:
             added = bootstrap(session, number, queries, config, ledger, panel, count=wanted)

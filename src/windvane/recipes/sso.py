@@ -5,7 +5,6 @@ preference pairs, a filter keeps the near-on-policy ones, and the policy is trai
 Version 2 (``mode: generator``): a data generator is trained first, and the policy learns from the generator's pairs.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from windvane.evaluation.drift import check_drift
 from windvane.evaluation.policy import Evaluation
 from windvane.evaluation.prompt_effect import PromptEffect
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
-from windvane.recipes.compare import compare_policies, read_and_split
+from windvane.recipes.compare import compare_policies, keep_held_out, read_and_split
 from windvane.recipes.contrast import make_contrast_pairs, select_pairs
 from windvane.recipes.policy import TrainedPolicy, train_stage
 from windvane.recipes.prompt_effect import compare_with_prompt
@@ -26,6 +25,7 @@ from windvane.recipes.report import write_summary
 from windvane.recipes.review import review_by_margin, scores_of_initial
 from windvane.recipes.session import Session, open_session
 from windvane.recipes.sso_config import MAY_CHANGE, GeneratorSettings, SSOConfig
+from windvane.shares import share_of
 from windvane.types import Query
 
 
@@ -63,6 +63,8 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
         parts, held_out = read_and_split(
             config.queries, config.evaluation, parts=config.iterations, limit=config.max_queries, seed=config.seed
         )
+        if config.evaluation is not None:
+            keep_held_out(session, held_out, config.evaluation, model=config.model)
         policy, iterations = config.model, list[Iteration]()
         for number, queries in enumerate(parts, start=1):
             first = iterations[0].signal if iterations else None
@@ -127,7 +129,7 @@ def train_generator(
     policy: str,
 ) -> str:
     """Train the data generator from the policy, on the policy's own pairs for some of the queries."""
-    stage, some = f"iteration-{number}/generator", queries[: math.ceil(generator.query_share * len(queries))]
+    stage, some = f"iteration-{number}/generator", queries[: max(1, share_of(generator.query_share, len(queries)))]
     contrast = make_contrast_pairs(session, stage, some, config, sampler=policy, scorer=policy, iteration=number)
     kept = select_pairs(session, stage, contrast.scored, config.selection).kept
     trained = train_stage(

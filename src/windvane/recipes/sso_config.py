@@ -20,7 +20,7 @@ class GeneratorSettings(Settings):
     """Version 2: how the data generator is trained."""
 
     query_share: float = Field(default=0.5, gt=0, le=1)
-    """Share of an iteration's queries that the generator is trained on."""
+    """Share of an iteration's queries that the generator is trained on, one at the least."""
     loss: SsoGeneratorSettings = SsoGeneratorSettings()
     """``L⁺ + L⁻`` with their NLL terms."""
     training: TrainingSettings = TrainingSettings()

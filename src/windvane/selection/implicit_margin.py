@@ -14,6 +14,7 @@ from pydantic import Field
 from windvane.config import Settings
 from windvane.errors import DataError
 from windvane.selection.result import Selection
+from windvane.shares import share_of
 from windvane.types import Dropped, Logprob, Record, SideScores
 
 RewardForm = Literal["log_ratio", "mean_log_ratio", "mean_logp", "log_odds"]
@@ -128,7 +129,7 @@ def select_by_margin(pairs: Sequence[PairMargin], settings: MarginFilterSettings
     thresholds: dict[str | None, float] = {}
     for group, (share, members) in _groups(pairs, finite, settings).items():
         ranked = sorted(members, key=lambda pair: (-pair.margin, pair.id))
-        best = ranked[: max(1, math.floor(share * len(ranked) + 0.5))]
+        best = ranked[: max(1, share_of(share, len(ranked)))]
         kept.update(pair.id for pair in best)
         thresholds[group] = best[-1].margin
     dropped = [_reason(pair, thresholds.get(_group(pair, settings))) for pair in pairs if pair.id not in kept]

@@ -12,6 +12,7 @@ from windvane.config import Settings
 from windvane.errors import DataError
 from windvane.seeds import derive_seed
 from windvane.selection.implicit_margin import PairMargin
+from windvane.shares import share_of
 from windvane.types import Pair, Record
 
 
@@ -53,7 +54,7 @@ def flip_labels(pairs: Sequence[Pair], settings: NoiseSettings) -> FlippedPairs:
 
     Raises `DataError` where that is none.
     """
-    count = math.floor(settings.flip * len(pairs) + 0.5)
+    count = share_of(settings.flip, len(pairs))
     if not count:
         raise DataError(f"noise.flip: {settings.flip:g} of {len(pairs)} pairs is none: raise it, or leave noise out")
     order = sorted(pairs, key=lambda pair: (derive_seed(settings.seed, "flip", pair.id), pair.id))
