@@ -41,6 +41,9 @@ class Table:
     async def prepare(self, query: Query) -> None:
         return
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        return
+
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
         if self.asked >= self.room:
             raise BudgetSpent("10 calls are made")

@@ -155,6 +155,9 @@ class Plain:
     async def prepare(self, query: Query) -> None:
         return
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        return
+
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
         if system_prompt == self.missing and query.id in ("q1", "q3", "q5", "q7", "q9", "q11"):
             return Judged(output="", score=None, unscored="unreadable")

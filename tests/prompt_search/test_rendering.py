@@ -9,6 +9,7 @@ from windvane.engines.protocols import ChatRequest, Reply
 from windvane.errors import BudgetSpent, NoReply, RunFailed
 from windvane.judging.records import AspectChoice, AspectJudgement, AspectScore
 from windvane.prompt_search.evaluator import ModelEvaluator, Prompted
+from windvane.prompt_search.records import Judged
 from windvane.prompt_search.rendering import Shown, render, rendered_bytes
 from windvane.types import Message, Query, Sampling
 
@@ -158,6 +159,23 @@ def test_one_request_without_a_reply_is_unscored_and_judged_by_nobody() -> None:
     evaluator = ModelEvaluator(Prompted(Model(), SAMPLING), Judge(failure=NoReply("timed out")))
     found = asyncio.run(evaluator.evaluate("", asked("q")))
     assert (found.score, found.unscored, found.output) == (None, "the judge has no reply: timed out", "an answer")
+
+
+def test_an_answer_that_was_asked_for_ahead_is_not_asked_for_again() -> None:
+    async def evaluated(model: Model) -> Judged:
+        evaluator = ModelEvaluator(Prompted(model, SAMPLING), Judge())
+        ahead = asyncio.ensure_future(evaluator.anticipate("Be brief.", asked("q")))
+        await asyncio.sleep(0)
+        found = await evaluator.evaluate("Be brief.", asked("q"))
+        await asyncio.gather(ahead, return_exceptions=True)
+        return found
+
+    model = Model()
+    assert asyncio.run(evaluated(model)).output == "an answer"
+    assert len(model.requests) == 1
+    lost = Model(NoReply("timed out"))
+    assert asyncio.run(evaluated(lost)).unscored == "the model has no answer: timed out"
+    assert len(lost.requests) == 1
 
 
 @pytest.mark.parametrize("failure", [RunFailed("gone"), BudgetSpent("no room")])

@@ -4,6 +4,7 @@ import asyncio
 import math
 
 from windvane.engines.protocols import ChatRequest, Reply, Talker
+from windvane.engines.sharing import Shared
 from windvane.errors import NoReply
 from windvane.judging.records import Judge
 from windvane.prompt_search.records import Judged
@@ -34,10 +35,16 @@ class ModelEvaluator:
     def __init__(self, model: Prompted, judge: Judge) -> None:
         self._model = model
         self._judge = judge
+        self._ahead: dict[tuple[str, Query], Shared[Reply]] = {}
 
     async def prepare(self, query: Query) -> None:
         """Have the judge choose the query's aspects."""
         await self._judge.aspects_for(query)
+
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        """Have the model answer; `evaluate` takes this answer, or this failure."""
+        answer = self._ahead[system_prompt, query] = Shared(self._model.answer(system_prompt, query))
+        await answer.result()
 
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
         """Return the model's answer and its scores.
@@ -47,7 +54,8 @@ class ModelEvaluator:
         """
         choosing = asyncio.ensure_future(self.prepare(query))
         try:
-            reply = await self._model.answer(system_prompt, query)
+            ahead = self._ahead.pop((system_prompt, query), None)
+            reply = await (ahead.result() if ahead else self._model.answer(system_prompt, query))
             return await self._judged(query, reply)
         except NoReply as error:
             return Judged(output="", score=None, unscored=f"the model has no answer: {error}")
