@@ -114,9 +114,9 @@ async def paper_search(
     """Search as the paper does, and return the prompt with the best path mean on the last level.
 
     The calls of a level run at once, each candidate's as soon as it is there, and answers that will all but certainly
-    be wanted are asked for a level ahead; the result is that of one call after the other. Raises `DataError` where there
-    are fewer queries than levels. An exception of `stop_on` ends the search with the best prompt of the last complete
-    level.
+    be wanted are asked for a level ahead; the result is that of one call after the other. Raises `DataError` where
+    there are fewer queries than levels. An exception of `stop_on` ends the search with the best prompt of the last
+    complete level.
     """
     settings = settings or PaperSettings()
     if len(queries) < settings.most_queries:
