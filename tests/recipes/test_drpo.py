@@ -116,6 +116,14 @@ def test_the_upper_bound_is_said_before_the_first_call_and_holds(
     assert result.proof.statement in " ".join(said.split())
 
 
+def test_the_whole_budget_is_said_and_not_the_search_s_part(stub: StubServer, queries: Path, tmp_path: Path) -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    run_drpo(configuration(stub, tmp_path, queries, budget={"calls": 60}), console=console)
+    said = " ".join(console.export_text().split())
+    assert "the budget leaves room for 60 calls" in said
+    assert "budget.calls leaves 30 beside what is kept for the proof, and 30 of it is spent" in said
+
+
 def test_show_prints_prompt_proof_and_calls(whole: DrpoResult) -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     show_prompt(whole.run, console)
