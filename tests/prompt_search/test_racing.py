@@ -197,6 +197,13 @@ def test_a_missing_score_is_dropped_from_the_pair_and_never_a_zero() -> None:
     assert result.unscored == sum(one.judged.score is None for one in result.evaluations) > 0
 
 
+def test_answers_without_a_score_are_said() -> None:
+    result = plain_race(Plain(["gappy+0.4", "worse+-0.4"], missing="gappy+0.4"), candidates=2, races=1)
+    assert 0 < result.unscored < len(result.evaluations)
+    said = f"{result.unscored} of {len(result.evaluations)} answers have no score. The first: unreadable."
+    assert result.notes == (said,)
+
+
 def test_requests_that_propose_the_same_are_asked_once_more_for_others() -> None:
     world = Plain([f"p+-{number}" for number in range(1, 9)])
     result = plain_race(world, candidates=6, races=1, per_request=3)

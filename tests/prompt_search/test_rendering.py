@@ -7,6 +7,7 @@ import pytest
 
 from windvane.engines.protocols import ChatRequest, Reply
 from windvane.errors import BudgetSpent, NoReply, RunFailed
+from windvane.judging.aspects import Aspect
 from windvane.judging.records import AspectChoice, AspectJudgement, AspectScore
 from windvane.prompt_search.evaluator import ModelEvaluator, Prompted
 from windvane.prompt_search.records import Judged
@@ -176,6 +177,27 @@ def test_an_answer_that_was_asked_for_ahead_is_not_asked_for_again() -> None:
     lost = Model(NoReply("timed out"))
     assert asyncio.run(evaluated(lost)).unscored == "the model has no answer: timed out"
     assert len(lost.requests) == 1
+
+
+def test_aspects_that_the_judge_did_not_choose_are_said() -> None:
+    class Mumbling(Judge):
+        async def aspects_for(self, query: Query) -> AspectChoice:
+            if query.id == "clear":
+                return AspectChoice(query_id=query.id, aspects=(), origin="chosen")
+            aspects = (Aspect(name="Clarity", definition="how clear it is"), Aspect(name="Wit", definition="how witty"))
+            return AspectChoice(query_id=query.id, aspects=aspects, origin="fallback", why="it names 0 of the aspects")
+
+    async def noted(*queries: str) -> tuple[str, ...]:
+        evaluator = ModelEvaluator(Prompted(Model(), SAMPLING), Mumbling())
+        for query in queries:
+            await evaluator.evaluate("", asked(query))
+        return evaluator.notes
+
+    assert asyncio.run(noted("clear")) == ()
+    assert asyncio.run(noted("clear", "odd", "odd")) == (
+        "On 1 of 2 queries answers were scored on Clarity, Wit, as the judge's choice of aspects could not be read. "
+        "The first: it names 0 of the aspects.",
+    )
 
 
 @pytest.mark.parametrize("failure", [RunFailed("gone"), BudgetSpent("no room")])

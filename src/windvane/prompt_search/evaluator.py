@@ -6,7 +6,7 @@ import math
 from windvane.engines.protocols import ChatRequest, Reply, Talker
 from windvane.engines.sharing import Shared
 from windvane.errors import NoReply
-from windvane.judging.records import Judge
+from windvane.judging.records import AspectChoice, Judge
 from windvane.prompt_search.records import Judged
 from windvane.prompt_search.rendering import ExampleSource, NoExamples, render
 from windvane.types import Query, Sampling
@@ -35,11 +35,24 @@ class ModelEvaluator:
     def __init__(self, model: Prompted, judge: Judge) -> None:
         self._model = model
         self._judge = judge
+        self._choices: dict[str, AspectChoice] = {}
         self._ahead: dict[tuple[str, Query], Shared[Reply]] = {}
 
     async def prepare(self, query: Query) -> None:
         """Have the judge choose the query's aspects."""
-        await self._judge.aspects_for(query)
+        self._choices[query.id] = await self._judge.aspects_for(query)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores should know: on how many queries the judge's choice of aspects was of no use."""
+        unread = [choice for choice in self._choices.values() if choice.origin == "fallback"]
+        if not unread:
+            return ()
+        names = ", ".join(aspect.name for aspect in unread[0].aspects)
+        return (
+            f"On {len(unread)} of {len(self._choices)} queries answers were scored on {names}, as the judge's choice "
+            f"of aspects could not be read. The first: {unread[0].why}.",
+        )
 
     async def anticipate(self, system_prompt: str, query: Query) -> None:
         """Have the model answer; `evaluate` takes this answer, or this failure."""

@@ -11,6 +11,7 @@ from windvane.evaluation.policy import Evaluation, EvaluationSettings
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.evaluation.signal import SignalStatistics
 from windvane.prompt_search.proof import Proof
+from windvane.reporting.cells import plain
 from windvane.reporting.console import evaluation_table, samples_table, selection_table, signal_table
 from windvane.reporting.rounds import AGREEMENT, accuracy_table, doubted_table, rounds_table
 from windvane.reporting.search import proof_tables
@@ -67,7 +68,7 @@ class Reporter:
         """Show whether a found prompt is better than the start prompt, and what a reader of the search should know."""
         self._console.print(proof_tables(proof))
         for note in notes:
-            self._console.print(note, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(plain(note), highlight=False, soft_wrap=True)
 
     def places(self, places: Mapping[str, object]) -> None:
         """Say where things are."""
