@@ -303,7 +303,7 @@ class _Search:
         if len(everything) >= _ALL_UNSCORED and all(answer.value is None for answer in everything):
             raise RunFailed(
                 f"None of the first {len(everything)} answers has a score. The first: {everything[0].unscored}. "
-                "Look at the judge's replies, take another judge, or ask it for less."
+                "Look at the judge's replies, take another judge, or ask it for less (in another output_dir)."
             )
 
     def _look(
