@@ -187,17 +187,23 @@ def test_aspects_that_the_judge_did_not_choose_are_said() -> None:
             aspects = (Aspect(name="Clarity", definition="how clear it is"), Aspect(name="Wit", definition="how witty"))
             return AspectChoice(query_id=query.id, aspects=aspects, origin="fallback", why="it names 0 of the aspects")
 
-    async def noted(*queries: str) -> tuple[str, ...]:
-        evaluator = ModelEvaluator(Prompted(Model(), SAMPLING), Mumbling())
+    class OnFile(Model):
+        async def ask(self, request: ChatRequest) -> Reply:
+            return Reply(text="an answer", finish="stop", prompt_tokens=1, completion_tokens=1)
+
+    async def noted(model: Model, *queries: str) -> tuple[str, ...]:
+        evaluator = ModelEvaluator(Prompted(model, SAMPLING), Mumbling())
         for query in queries:
             await evaluator.evaluate("", asked(query))
         return evaluator.notes
 
-    assert asyncio.run(noted("clear")) == ()
-    assert asyncio.run(noted("clear", "odd", "odd")) == (
+    said = (
         "On 1 of 2 queries answers were scored on Clarity, Wit, as the judge's choice of aspects could not be read. "
         "The first: it names 0 of the aspects.",
     )
+    for model in (Model(), OnFile()):  # one that is waited for, and one that answers at once
+        assert asyncio.run(noted(model, "clear")) == ()
+        assert asyncio.run(noted(model, "clear", "odd", "odd")) == said
 
 
 @pytest.mark.parametrize("failure", [RunFailed("gone"), BudgetSpent("no room")])

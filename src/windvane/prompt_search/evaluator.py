@@ -69,7 +69,9 @@ class ModelEvaluator:
         try:
             ahead = self._ahead.pop((system_prompt, query), None)
             reply = await (ahead.result() if ahead else self._model.answer(system_prompt, query))
-            return await self._judged(query, reply)
+            judged = await self._judged(query, reply)
+            await choosing  # it is done, unless the judge scores without it
+            return judged
         except NoReply as error:
             return Judged(output="", score=None, unscored=f"the model has no answer: {error}")
         finally:

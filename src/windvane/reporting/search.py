@@ -142,7 +142,7 @@ def prompt_text(candidate: str, text: str) -> RenderableType:
 
 
 def search_text(search: Mapping[str, Any], proof: Mapping[str, Any]) -> Text:
-    """Return what ``summary.json`` says of a search and its proof, a line each."""
+    """Return what ``summary.json`` says of a search, and in a second line of its proof."""
     steps = "level" if search.get("type") == "paper" else "race"
     said = [counted(int(search.get("levels", 0)), steps), counted(int(search.get("candidates", 0)), "prompt")]
     said.append(counted(int(search.get("calls", 0)), "call"))
@@ -150,8 +150,11 @@ def search_text(search: Mapping[str, Any], proof: Mapping[str, Any]) -> Text:
         said.append(f"{search['money']:.4g} of money")
     if search.get("unscored"):
         said.append(f"{search['unscored']} of {search.get('evaluations', MISSING)} answers without a score")
-    style = _STYLES.get(str(proof.get("verdict")), "yellow")
-    return Text.assemble(", ".join(said), "\n", (plain(str(proof.get("statement", ""))).plain, style))
+    text = Text(", ".join(said))
+    if "statement" in proof:
+        style = _STYLES.get(str(proof.get("verdict")), "yellow")
+        text.append("\n").append(plain(str(proof["statement"])).plain, style)
+    return text
 
 
 def _signed(value: float | None) -> str:
