@@ -117,6 +117,9 @@ class World:
             self._pay(1)
             self._reach[query.id] = reach(random.Random(derive_seed(self.seed, "query", query.id)))
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        """Answer nothing ahead: calls are what counts here."""
+
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
         """Answer and mark."""
         await self.prepare(query)

@@ -2,9 +2,11 @@
 
     python benchmarks/prompt_search_time.py drpo_replay.jsonl [--latency 0.2]
 
-Each tree is searched one call after the other, as the published code makes them; as the search makes them; and with
-`lookahead: 1`. The decisions are the same in each, node for node. "Longest chain" is the time on a clock that stands
-still while Python computes, in calls: what no number of servers can make shorter.
+Each tree is searched one call after the other, as the published code makes them; with every chain of calls running,
+but no answer asked for ahead (`ahead_from: null`); as the search does it by default; and with all answers of kept
+prompts asked for ahead (`ahead_from: 0`). The decisions are the same in each, node for node. "Chain" is the time in
+calls, on a clock that stands still while Python computes: what no number of servers can make shorter. "More" are the
+calls that were made in vain.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import selectors
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +30,12 @@ from windvane.prompt_search.evaluator import ModelEvaluator, Prompted
 from windvane.prompt_search.paper import PaperSettings, paper_search
 from windvane.prompt_search.replay import RecordedTree, ReplayProposer, read_trees
 from windvane.types import Message, Query, Sampling
+
+WAYS = {
+    "nothing ahead": PaperSettings(ahead_from=None),
+    "default": PaperSettings(),
+    "all ahead": PaperSettings(ahead_from=0),
+}
 
 
 class Clock:
@@ -56,10 +64,10 @@ class Stub:
         self._aspects: dict[str, asyncio.Task[None]] = {}
 
     async def ask(self, request: ChatRequest) -> Reply:
-        """Answer as the model. What was never recorded is asked by a lookahead alone, and answered with -1."""
+        """Answer as the model. What was never recorded can only have been asked for ahead; nobody reads it."""
         await self._clock.call()
         key = (request.messages[0].content, request.messages[-1].content)
-        return Reply(text=self._number.get(key, "-1"), finish="stop", prompt_tokens=0, completion_tokens=0)
+        return Reply(text=self._number.get(key, "in vain"), finish="stop", prompt_tokens=0, completion_tokens=0)
 
     async def aspects_for(self, query: Query) -> AspectChoice:
         """Choose a query's aspects, once."""
@@ -72,8 +80,6 @@ class Stub:
         """Mark an answer."""
         await self.aspects_for(query)
         await self._clock.call()
-        if response == "-1":
-            return AspectJudgement(id=query.id, score=None, unscored="never recorded")
         said = self._tree.nodes[int(response)].judged()
         return AspectJudgement(id=query.id, score=said.score, unscored=said.unscored, aspects=said.aspects)
 
@@ -137,37 +143,37 @@ def critical_path(tree: RecordedTree, settings: PaperSettings) -> Timing:
 
 def clock_table(trees: Sequence[RecordedTree], latency: float) -> Table:
     """Return how long the recorded searches take. All run side by side, each on models of its own."""
-    table = Table("tree", "nodes", "calls", "one by one", "as here", "longest chain", "faster", "a level ahead")
-    for name in ("longest chain", "faster", "more calls"):
-        table.add_column(name)
+    table = Table("tree", "nodes", "calls", "one by one")
+    for name in WAYS:
+        for column in (name, "chain", "faster", "more"):
+            table.add_column(column, justify="right")
     table.title = f"The recorded searches at {latency:g} s a call; the same decisions in each"
-    plain, eager = PaperSettings(), PaperSettings(lookahead=1)
-
-    async def timed() -> list[Timing]:
-        ways = ((plain, True), (plain, False), (eager, False))
-        return await asyncio.gather(*(walk(tree, latency, way, serial=one) for tree in trees for way, one in ways))
-
-    timings = asyncio.run(timed())
-    assert all(timing.same for timing in timings)
-    rows: list[list[Any]] = [["all", 0, *[Timing(0.0, 0, True)] * 5]]
-    for place, tree in enumerate(trees):
-        row = [tree.run, len(tree.nodes), *timings[3 * place : 3 * place + 3]]
-        rows.append([*row, critical_path(tree, plain), critical_path(tree, eager)])
-        rows[0][1:] = [_added(total, one) for total, one in zip(rows[0][1:], rows[-1][1:], strict=True)]
-    for name, nodes, slow, fast, ahead, path, short in [*rows[1:], rows[0]]:
-        table.add_row(
-            *(name, str(nodes), str(slow.calls), f"{slow.seconds:.1f} s"),
-            *(f"{fast.seconds:.1f} s", f"{path.seconds:.0f} calls", f"{slow.seconds / fast.seconds:.1f}x"),
-            *(f"{ahead.seconds:.1f} s", f"{short.seconds:.0f} calls", f"{slow.seconds / ahead.seconds:.1f}x"),
-            f"{short.calls - path.calls}",
-        )
+    timed = asyncio.run(_timed(trees, latency))
+    chains = [[critical_path(tree, way) for way in WAYS.values()] for tree in trees]
+    assert all(timing.same for row in (*timed, *chains) for timing in row)
+    rows = [(tree.run, len(tree.nodes), *of) for tree, *of in zip(trees, timed, chains, strict=True)]
+    rows.append(("all", sum(nodes for _, nodes, *_ in rows), _total(timed), _total(chains)))
+    for name, nodes, (slow, *fast), paths in rows:
+        cells = [name, str(nodes), str(slow.calls), f"{slow.seconds:.1f} s"]
+        for way, path in zip(fast, paths, strict=True):
+            cells += [f"{way.seconds:.1f} s", f"{path.seconds:.0f}", f"{slow.seconds / way.seconds:.2f}x"]
+            cells.append(str(way.calls - slow.calls))
+        table.add_row(*cells)
     return table
 
 
-def _added(total: Any, one: Any) -> Any:
-    return (
-        Timing(total.seconds + one.seconds, total.calls + one.calls, True) if isinstance(one, Timing) else total + one
-    )
+async def _timed(trees: Sequence[RecordedTree], latency: float) -> list[list[Timing]]:
+    """Return for each tree what it takes one call after the other, and in each of `WAYS`."""
+
+    async def of(tree: RecordedTree) -> list[Timing]:
+        slow = walk(tree, latency, WAYS["nothing ahead"], serial=True)
+        return await asyncio.gather(slow, *(walk(tree, latency, way) for way in WAYS.values()))
+
+    return await asyncio.gather(*(of(tree) for tree in trees))
+
+
+def _total(rows: Sequence[Sequence[Timing]]) -> list[Timing]:
+    return [Timing(sum(t.seconds for t in way), sum(t.calls for t in way), True) for way in zip(*rows, strict=True)]
 
 
 def _spare(number: int) -> Query:

@@ -77,6 +77,13 @@ def test_a_server_that_runs_already_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_home_directory_is_meant_as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    given = settings(model="~/models/small", command=("serve", "~/models/small", "--port", "{port}", "a~/b"))
+    assert given.model == "/home/ada/models/small"
+    assert given.command == ("serve", "/home/ada/models/small", "--port", "{port}", "a~/b")
+
+
 def test_a_fixed_port_needs_no_placeholder(tmp_path: Path) -> None:
     port = free_port()
     command = tuple(part.replace("{port}", str(port)) for part in STUB)

@@ -89,6 +89,26 @@ def test_a_broken_reply_scores_nothing(text: str) -> None:
     assert complaint(found)
 
 
+FROM_LIFE = [
+    "The answer is to be marked on these aspects:\n- Clarity: how easily the answer is understood on a first reading.\n"
+    "  1 = The order, the wording or the references are so confused that its meaning has to be guessed.\n"
+    "  3 = It can be followed, with a few sentences that must be read twice or an order that does not help.\n"
+    "  5 = Each sentence",
+    "```python\ndef largest_number_json(lst):\n    return {\n"
+    '        "Clarity": {"reason": "…", "score": 1 to 5},\n        "Score": {"reason": "…", "score": 1 to 5},\n    }\n'
+    'def largest(lst):\n    return json.dumps({"Clarity": {"reason": "…", "score": 1 to 5}, "Score": {"reason',
+    "```python\ndef clarity(lst):\n    return max(lst)\n```\n\nprint(clarity([1, 2, 3, 4, 5]))  # Output: 5\n",
+    "It's\n\nClarity: the reply has no score for it. Reply with the JSON object only, in the form",
+]
+"""What a model of 135M parameters wrote: echoes of the rubric, of the form and of the complaint, and code."""
+
+
+@pytest.mark.parametrize("text", FROM_LIFE)
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_an_echo_of_the_request_is_no_score(text: str, finish: str) -> None:
+    assert scores(text, finish=finish) == {"Clarity": None, "Critical-Thinking": None}
+
+
 def test_reasons_are_kept_and_on_one_line() -> None:
     text = (
         '{"Clarity": {"reason": "it\\nreads  well \\ud800", "score": 4}, "Critical-Thinking": {"why": "w", "score": 2}}'

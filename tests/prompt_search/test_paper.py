@@ -1,7 +1,6 @@
 import asyncio
 import os
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -149,39 +148,114 @@ class Jittered:
     async def prepare(self, query: Query) -> None:
         return
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        return
+
     async def propose(self, context: Context, n: int) -> Proposals:
         return await self._late(self._proposer.propose(context, n))
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
-def test_the_order_of_the_replies_decides_nothing(ours: RecordedTree, lookahead: int) -> None:
-    settings = trees.SETTINGS.model_copy(update={"lookahead": lookahead})
+@pytest.mark.parametrize("ahead_from", [None, 0.0, 0.75])
+def test_the_order_of_the_replies_decides_nothing(ours: RecordedTree, ahead_from: float | None) -> None:
+    settings = trees.SETTINGS.model_copy(update={"ahead_from": ahead_from})
     expected = search(ours, trees.SETTINGS)
     for seed in range(20):
         late = Jittered(ours, seed)
-        if lookahead:
-            late._evaluator = Unlimited(ours)
         found = asyncio.run(paper_search("start", queries(ours, settings), late, late, settings))
         assert found == expected
 
 
-class Unlimited(ReplayEvaluator):
-    """A lookahead may ask what was never recorded, and never reads the answer."""
+class Ahead(ReplayEvaluator):
+    """Notes what is asked for ahead; it may never have been recorded."""
+
+    def __init__(self, tree: RecordedTree, failing: bool = False) -> None:
+        super().__init__(tree)
+        self.anticipated: list[tuple[str, str]] = []
+        self.failing = failing
+
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        self.anticipated.append((system_prompt, query.text))
+        if self.failing:
+            raise BudgetSpent("no calls are left")
+
+
+@pytest.mark.parametrize(
+    ("share", "anticipated"),
+    [
+        (None, []),
+        (0.0, [("A", "query 5"), ("C2", "query 5")]),  # level 3 is kept as a whole, level 4 is not
+        (0.1, []),  # nothing was kept before level 3, so nothing is known
+    ],
+)
+def test_what_is_answered_ahead(share: float | None, anticipated: list[tuple[str, str]], ours: RecordedTree) -> None:
+    evaluator = Ahead(ours)
+    result = search(ours, trees.SETTINGS.model_copy(update={"ahead_from": share}), evaluator)
+    assert result == search(ours, trees.SETTINGS)
+    assert evaluator.anticipated == anticipated
+    assert len(evaluator.asked) == len(ours.nodes)
+
+
+def test_a_failure_ahead_is_that_of_the_evaluation_alone(ours: RecordedTree) -> None:
+    evaluator = Ahead(ours, failing=True)
+    assert search(ours, trees.SETTINGS.model_copy(update={"ahead_from": 0.0}), evaluator).ended == "finished"
+    assert evaluator.anticipated
+
+
+class Steady:
+    """A prompt that is kept on all levels but some."""
+
+    origin = "steady"
+
+    def __init__(self, *rewritten: int) -> None:
+        self.rewritten = {f"q{level}" for level in rewritten}
+        self.anticipated: list[int] = []
+        self.used = 0
+        """Answers that were asked for ahead and not in vain."""
+        self._ahead: set[tuple[str, str]] = set()
+
+    async def prepare(self, query: Query) -> None:
+        return
+
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        self.anticipated.append(int(query.id[1:]))
+        self._ahead.add((system_prompt, query.id))
 
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
-        try:
-            return await super().evaluate(system_prompt, query)
-        except DataError:
-            return Judged(output="", score=1.0)
+        self.used += (system_prompt, query.id) in self._ahead
+        return judged(3) if query.id in self.rewritten else judged(5)
+
+    async def propose(self, context: Context, n: int) -> Proposals:
+        return Proposals([f"{context.prompt}{number}" for number in range(n)])
 
 
-def test_a_lookahead_asks_more_and_decides_the_same(ours: RecordedTree) -> None:
-    plain, ahead = ReplayEvaluator(ours), Unlimited(ours)
-    settings = trees.SETTINGS.model_copy(update={"lookahead": 2})
-    assert search(ours, trees.SETTINGS, plain) == search(ours, settings, ahead)
-    assert len(plain.asked) == len(ours.nodes)
-    assert len(ahead.asked) > len(plain.asked)
-    assert max(Counter(ahead.asked).values()) == 1
+@pytest.mark.parametrize(
+    ("rewritten", "share", "anticipated"),
+    [
+        ((), 0.75, [4, 5, 6, 7, 8, 9]),  # level 1 is kept, level 2 shows that this lasts, level 4 is answered ahead
+        ((), 0.0, [3, 4, 5, 6, 7, 8, 9]),
+        # kept again on levels 2 and 3, so level 5 is answered ahead, in vain; 2 of 3, then 3 of 4 on level 6
+        ((4,), 0.75, [4, 5, 8, 9]),
+    ],
+)
+def test_ahead_goes_as_far_as_the_queries_and_as_the_share(
+    rewritten: tuple[int, ...], share: float, anticipated: list[int]
+) -> None:
+    steady = Steady(*rewritten)
+    settings = PaperSettings(beam=1, proposals=2, depth=4, extension=5, ahead_from=share)
+    asked = [Query(id=f"q{n}", messages=(Message(role="user", content="?"),)) for n in range(1, 12)]
+    asyncio.run(paper_search("start", asked, steady, steady, settings))
+    assert steady.anticipated == anticipated
+
+
+@pytest.mark.parametrize("proposals", [1, 2, 3])
+@pytest.mark.parametrize("beam", [1, 2])
+def test_answers_in_vain_are_within_the_bound(beam: int, proposals: int) -> None:
+    settings = PaperSettings(beam=beam, proposals=proposals, depth=6, extension=6, ahead_from=0.0)
+    asked = [Query(id=f"q{n}", messages=(Message(role="user", content="?"),)) for n in range(1, 13)]
+    for seed in range(20):
+        steady = Steady(*random.Random(seed).sample(range(1, 13), 5))
+        result = asyncio.run(paper_search("start", asked, steady, steady, settings))
+        assert len(result.evaluations) + len(steady.anticipated) - steady.used <= settings.most_evaluations
 
 
 def judged(*marks: float) -> Judged:

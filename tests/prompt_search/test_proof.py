@@ -41,6 +41,9 @@ class Table:
     async def prepare(self, query: Query) -> None:
         return
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        return
+
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
         if self.asked >= self.room:
             raise BudgetSpent("10 calls are made")
@@ -153,6 +156,7 @@ def test_no_gain_and_a_loss_are_said() -> None:
     said = proof(Table(start=[3.0] * 20, found=[3.0] * 10 + [4.0, 2.0] * 5), FOUND)
     assert said.verdict == "no gain"
     assert said.statement.startswith("No gain is supported: +0.00 points")
+    assert "95 % interval −0." in said.statement
     said = proof(Table(start=[4.0] * 20, found=[3.0] * 20), FOUND)
     assert said.verdict == "loss"
     assert "Keep the start prompt." in said.statement

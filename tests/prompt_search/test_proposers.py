@@ -92,7 +92,7 @@ def test_fewer_are_returned_with_the_reason() -> None:
     assert found.prompts == ["One."]
     assert found.asked == 3
     assert found.shortfall is not None
-    assert found.shortfall.startswith("1 of 2 new prompts after 3 requests: ")
+    assert found.shortfall.startswith("after 3 requests, ")
     assert "a reply without a readable prompt" in found.shortfall
     assert "1 prompts were there before" in found.shortfall
 

@@ -155,6 +155,9 @@ class Plain:
     async def prepare(self, query: Query) -> None:
         return
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        return
+
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
         if system_prompt == self.missing and query.id in ("q1", "q3", "q5", "q7", "q9", "q11"):
             return Judged(output="", score=None, unscored="unreadable")
@@ -192,6 +195,13 @@ def test_a_missing_score_is_dropped_from_the_pair_and_never_a_zero() -> None:
         assert standing.pairs + standing.unscored == len(rung.query_ids)
     assert result.found.text == "gappy+0.4"
     assert result.unscored == sum(one.judged.score is None for one in result.evaluations) > 0
+
+
+def test_answers_without_a_score_are_said() -> None:
+    result = plain_race(Plain(["gappy+0.4", "worse+-0.4"], missing="gappy+0.4"), candidates=2, races=1)
+    assert 0 < result.unscored < len(result.evaluations)
+    said = f"{result.unscored} of {len(result.evaluations)} answers have no score. The first: unreadable."
+    assert result.notes == (said,)
 
 
 def test_requests_that_propose_the_same_are_asked_once_more_for_others() -> None:

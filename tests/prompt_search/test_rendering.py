@@ -7,8 +7,10 @@ import pytest
 
 from windvane.engines.protocols import ChatRequest, Reply
 from windvane.errors import BudgetSpent, NoReply, RunFailed
+from windvane.judging.aspects import Aspect
 from windvane.judging.records import AspectChoice, AspectJudgement, AspectScore
 from windvane.prompt_search.evaluator import ModelEvaluator, Prompted
+from windvane.prompt_search.records import Judged
 from windvane.prompt_search.rendering import Shown, render, rendered_bytes
 from windvane.types import Message, Query, Sampling
 
@@ -158,6 +160,50 @@ def test_one_request_without_a_reply_is_unscored_and_judged_by_nobody() -> None:
     evaluator = ModelEvaluator(Prompted(Model(), SAMPLING), Judge(failure=NoReply("timed out")))
     found = asyncio.run(evaluator.evaluate("", asked("q")))
     assert (found.score, found.unscored, found.output) == (None, "the judge has no reply: timed out", "an answer")
+
+
+def test_an_answer_that_was_asked_for_ahead_is_not_asked_for_again() -> None:
+    async def evaluated(model: Model) -> Judged:
+        evaluator = ModelEvaluator(Prompted(model, SAMPLING), Judge())
+        ahead = asyncio.ensure_future(evaluator.anticipate("Be brief.", asked("q")))
+        await asyncio.sleep(0)
+        found = await evaluator.evaluate("Be brief.", asked("q"))
+        await asyncio.gather(ahead, return_exceptions=True)
+        return found
+
+    model = Model()
+    assert asyncio.run(evaluated(model)).output == "an answer"
+    assert len(model.requests) == 1
+    lost = Model(NoReply("timed out"))
+    assert asyncio.run(evaluated(lost)).unscored == "the model has no answer: timed out"
+    assert len(lost.requests) == 1
+
+
+def test_aspects_that_the_judge_did_not_choose_are_said() -> None:
+    class Mumbling(Judge):
+        async def aspects_for(self, query: Query) -> AspectChoice:
+            if query.id == "clear":
+                return AspectChoice(query_id=query.id, aspects=(), origin="chosen")
+            aspects = (Aspect(name="Clarity", definition="how clear it is"), Aspect(name="Wit", definition="how witty"))
+            return AspectChoice(query_id=query.id, aspects=aspects, origin="fallback", why="it names 0 of the aspects")
+
+    class OnFile(Model):
+        async def ask(self, request: ChatRequest) -> Reply:
+            return Reply(text="an answer", finish="stop", prompt_tokens=1, completion_tokens=1)
+
+    async def noted(model: Model, *queries: str) -> tuple[str, ...]:
+        evaluator = ModelEvaluator(Prompted(model, SAMPLING), Mumbling())
+        for query in queries:
+            await evaluator.evaluate("", asked(query))
+        return evaluator.notes
+
+    said = (
+        "On 1 of 2 queries answers were scored on Clarity, Wit, as the judge's choice of aspects could not be read. "
+        "The first: it names 0 of the aspects.",
+    )
+    for model in (Model(), OnFile()):  # one that is waited for, and one that answers at once
+        assert asyncio.run(noted(model, "clear")) == ()
+        assert asyncio.run(noted(model, "clear", "odd", "odd")) == said
 
 
 @pytest.mark.parametrize("failure", [RunFailed("gone"), BudgetSpent("no room")])

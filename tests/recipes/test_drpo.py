@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.recipes import drpo_world, small
-from tests.stub_server import StubServer
+from tests.stub_server import Body, StubServer
 from windvane.config import load_config
 from windvane.engines.journal import read_replies
 from windvane.errors import RunDirectoryError
@@ -116,6 +116,14 @@ def test_the_upper_bound_is_said_before_the_first_call_and_holds(
     assert result.proof.statement in " ".join(said.split())
 
 
+def test_the_whole_budget_is_said_and_not_the_search_s_part(stub: StubServer, queries: Path, tmp_path: Path) -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    run_drpo(configuration(stub, tmp_path, queries, budget={"calls": 60}), console=console)
+    said = " ".join(console.export_text().split())
+    assert "the budget leaves room for 60 calls" in said
+    assert "budget.calls leaves 30 beside what is kept for the proof, and 30 of it is spent" in said
+
+
 def test_show_prints_prompt_proof_and_calls(whole: DrpoResult) -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     show_prompt(whole.run, console)
@@ -124,6 +132,23 @@ def test_show_prints_prompt_proof_and_calls(whole: DrpoResult) -> None:
     assert "A gain" in said
     assert "Clarity" in said
     assert f"{small.read_json(whole.run / 'summary.json')['search']['calls']} calls" in said
+
+
+def test_a_judge_whose_choices_cannot_be_read_is_said_in_the_run_and_in_show(queries: Path, tmp_path: Path) -> None:
+    def reply(body: Body, index: int) -> str:
+        chooses = "You prepare" in body["messages"][0]["content"]
+        return "The JSON object is: {" if chooses else drpo_world.reply(body, index)
+
+    console = Console(record=True, width=200, file=io.StringIO())
+    with StubServer(reply=reply) as stub:
+        result = run_drpo(configuration(stub, tmp_path, queries, judge="dynamic"), console=console)
+    show_prompt(result.run, console)
+    said = " ".join(console.export_text().split())
+    note = (
+        "queries answers were scored on Helpfulness, Clarity, Factuality, as the judge's choice of aspects could not be"
+    )
+    assert said.count(note) == 2
+    assert small.read_json(result.run / "summary.json")["search"]["notes"] == list(result.search.notes)
 
 
 def test_exports(whole: DrpoResult) -> None:

@@ -10,7 +10,7 @@ from windvane.judging.records import AspectScore
 from windvane.prompt_search.contracts import Progress
 from windvane.prompt_search.proof import Proof, compare
 from windvane.prompt_search.records import Candidate, Judged
-from windvane.reporting.search import SearchView, Traffic, proof_tables
+from windvane.reporting.search import SearchView, Traffic, proof_tables, search_text
 from windvane.types import Message, Query
 
 BEST = Candidate(id="p3", text="Be [bold]brief[/bold].\x1b[31m", parent="p0", origin="optimizer")
@@ -92,3 +92,18 @@ def test_the_proof_says_all_its_numbers_and_the_aspects() -> None:
 def test_where_nothing_was_found_only_that_is_said() -> None:
     nothing = Proof(verdict="nothing to prove", statement="No gain: none was found.", best=None, comparisons=())
     assert shown(proof_tables(nothing)).strip() == "No gain: none was found."
+
+
+def test_what_a_search_took_reads_well() -> None:
+    search = {
+        "type": "racing",
+        "levels": 0,
+        "candidates": 1,
+        "calls": 12,
+        "evaluations": 2,
+        "unscored": 2,
+        "money": None,
+    }
+    assert shown(search_text(search, {})).strip() == "0 races, 1 prompt, 12 calls, 2 of 2 answers without a score"
+    search = {"type": "paper", "levels": 1, "candidates": 2, "calls": 1, "evaluations": 2, "unscored": 0, "money": 0.5}
+    assert shown(search_text(search, {})).strip() == "1 level, 2 prompts, 1 call, 0.5 of money"

@@ -83,6 +83,8 @@ class Budget:
     def __init__(self, settings: BudgetSettings, *, earlier: Mapping[str, Usage] | None = None) -> None:
         """Begin with what the same run spent `earlier`, by role, as the journal of its replies tells."""
         self.settings = settings
+        self.kept_for: str | None = None
+        """What the rest of the user's budget is kept for, while `settings` are a part of it."""
         self._settled: dict[str, Usage] = defaultdict(Usage, earlier or {})
         self._reserved: dict[str, Usage] = defaultdict(Usage)
         self._waiting: deque[tuple[str, Usage, asyncio.Future[None]]] = deque()
@@ -191,8 +193,10 @@ class Budget:
 
     def _spent_error(self, role: str, most: Usage, limit: str) -> BudgetSpent:
         wanted = getattr(self._spend([{role: most}]), limit)
+        allowed, spent = (f"{getattr(of, limit):g}" for of in (self.settings, self.spent))
+        said = f"leaves {allowed} beside what is kept for {self.kept_for}" if self.kept_for else f"is {allowed}"
         return BudgetSpent(
-            f"budget.{limit} is {getattr(self.settings, limit):g}, and {getattr(self.spent, limit):g} of it is spent: "
+            f"budget.{limit} {said}, and {spent} of it is spent: "
             f"one more request of {role}, which may take {wanted:g}, was not sent. Raise budget.{limit} to go on."
         )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from typing import Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -26,18 +27,22 @@ def _has_valid_port(parts: SplitResult) -> bool:
         return False
 
 
+def _expanded(text: str) -> str:
+    return os.path.expanduser(text) if text.startswith("~/") else text
+
+
 class ServerSettings(Settings):
     """A model behind one or more OpenAI-compatible endpoints, and how patiently it is asked."""
 
     type: Literal["server"] = "server"
     model: str = Field(min_length=1)
-    """Name of the model as the server knows it."""
+    """Name of the model as the server knows it; of one that was started on a folder, that folder."""
     base_url: str | tuple[str, ...] | None = None
     """Address up to and with `/v1`, or several addresses of the same model that share the work. Left out where
     `command` starts the server."""
     command: tuple[str, ...] = ()
     """Starts the server for this run and ends it with the run, such as `[vllm, serve, M, --port, "{port}"]`; a free
-    port is put in for `{port}`. Empty: the server runs already."""
+    port is put in for `{port}`, and `~/` begins a path in the home directory. Empty: the server runs already."""
     ready_within: float = Field(default=900.0, gt=0)
     """Seconds that a server started by `command` may take to load its model."""
     api_key_env: str | None = None
@@ -58,7 +63,8 @@ class ServerSettings(Settings):
     leave_out: tuple[Literal["temperature", "top_p", "seed", "response_format"], ...] = ()
     """Fields that are never sent, for a server that refuses them; what it does instead is its own choice."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of every request, such as `{top_k: 20}` or `{chat_template_kwargs: {enable_thinking: false}}`."""
+    """Further fields of every request, such as `{top_k: 20}` or `{chat_template_kwargs: {enable_thinking: false}}`.
+    docs/runs.md has the one that `transformers serve` needs to sample."""
 
     @field_validator("base_url")
     @classmethod
@@ -90,6 +96,16 @@ class ServerSettings(Settings):
                 "is none. A key itself does not belong into a configuration: export it, and replace it if it was saved"
             )
         return name
+
+    @field_validator("model")
+    @classmethod
+    def _model_at_home(cls, name: str) -> str:
+        return _expanded(name)
+
+    @field_validator("command")
+    @classmethod
+    def _parts_at_home(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_expanded, command))  # no shell does it
 
     @field_validator("command")
     @classmethod

@@ -21,6 +21,12 @@ class Evaluator(Protocol):
     async def prepare(self, query: Query) -> None:
         """Do ahead what all evaluations on this query share, such as choosing its aspects. It may do nothing."""
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        """Do ahead, and not again, what evaluating this prompt on this query begins with: the model's answer.
+
+        It may do nothing. A failure is that of the evaluation, and shows there.
+        """
+
 
 class Seen(NamedTuple):
     """What a prompt led to on one query: what a proposer may learn from."""

@@ -4,8 +4,9 @@ import asyncio
 import math
 
 from windvane.engines.protocols import ChatRequest, Reply, Talker
+from windvane.engines.sharing import Shared
 from windvane.errors import NoReply
-from windvane.judging.records import Judge
+from windvane.judging.records import AspectChoice, Judge
 from windvane.prompt_search.records import Judged
 from windvane.prompt_search.rendering import ExampleSource, NoExamples, render
 from windvane.types import Query, Sampling
@@ -34,10 +35,29 @@ class ModelEvaluator:
     def __init__(self, model: Prompted, judge: Judge) -> None:
         self._model = model
         self._judge = judge
+        self._choices: dict[str, AspectChoice] = {}
+        self._ahead: dict[tuple[str, Query], Shared[Reply]] = {}
 
     async def prepare(self, query: Query) -> None:
         """Have the judge choose the query's aspects."""
-        await self._judge.aspects_for(query)
+        self._choices[query.id] = await self._judge.aspects_for(query)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores should know: on how many queries the judge's choice of aspects was of no use."""
+        unread = [choice for choice in self._choices.values() if choice.origin == "fallback"]
+        if not unread:
+            return ()
+        names = ", ".join(aspect.name for aspect in unread[0].aspects)
+        return (
+            f"On {len(unread)} of {len(self._choices)} queries answers were scored on {names}, as the judge's choice "
+            f"of aspects could not be read. The first: {unread[0].why}.",
+        )
+
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        """Have the model answer; `evaluate` takes this answer, or this failure."""
+        answer = self._ahead[system_prompt, query] = Shared(self._model.answer(system_prompt, query))
+        await answer.result()
 
     async def evaluate(self, system_prompt: str, query: Query) -> Judged:
         """Return the model's answer and its scores.
@@ -47,8 +67,11 @@ class ModelEvaluator:
         """
         choosing = asyncio.ensure_future(self.prepare(query))
         try:
-            reply = await self._model.answer(system_prompt, query)
-            return await self._judged(query, reply)
+            ahead = self._ahead.pop((system_prompt, query), None)
+            reply = await (ahead.result() if ahead else self._model.answer(system_prompt, query))
+            judged = await self._judged(query, reply)
+            await choosing  # it is done, unless the judge scores without it
+            return judged
         except NoReply as error:
             return Judged(output="", score=None, unscored=f"the model has no answer: {error}")
         finally:

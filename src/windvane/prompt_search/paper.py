@@ -23,6 +23,7 @@ judgement could not be read (we say yes).
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from pydantic import Field
@@ -64,9 +65,10 @@ class PaperSettings(Settings):
     """A prompt whose score is above this is not rewritten. Nor is one with the highest score on all aspects."""
     remembered: int = Field(default=5, ge=1)
     """Last prompts of its path that the optimiser sees, the one to be improved included."""
-    lookahead: int = Field(default=0, ge=0)
-    """Levels for which a prompt that was just kept is judged ahead, in case that it is kept again. The decisions stay
-    the same and the search gets faster; evaluations that turn out not to be needed are paid for."""
+    ahead_from: float | None = Field(default=0.75, ge=0, le=1)
+    """Share of a search's kept prompts that were kept again on the next level, from which on the model answers for a
+    kept prompt a level ahead, if it is sure to be in the beam. The decisions stay the same and the search gets faster;
+    an answer is paid for in vain where the prompt is not kept again. 0 always does it, null never."""
 
     @property
     def most_queries(self) -> int:
@@ -75,8 +77,12 @@ class PaperSettings(Settings):
 
     @property
     def most_evaluations(self) -> int:
-        """Evaluations that a search can take."""
-        return 1 + (self.most_queries - 1) * self.beam * (max(self.proposals, 1) + self.lookahead)
+        """Evaluations that a search can take, answers that were asked for in vain among them.
+
+        Those follow a level on which the whole beam was kept, and there is one for each of its prompts at most. That
+        level had one child in place of each prompt's proposals, so where there are two of these, it made room.
+        """
+        return 1 + (self.most_queries - 1) * self.beam * max(self.proposals, 1 if self.ahead_from is None else 2)
 
     @property
     def most_proposals(self) -> int:
@@ -107,9 +113,10 @@ async def paper_search(
 ) -> SearchResult:
     """Search as the paper does, and return the prompt with the best path mean on the last level.
 
-    The calls of a level run at once, each candidate's as soon as it is there; the result is that of one call after the
-    other. Raises `DataError` where there are fewer queries than levels. An exception of `stop_on` ends the search with
-    the best prompt of the last complete level.
+    The calls of a level run at once, each candidate's as soon as it is there, and answers that will all but certainly
+    be wanted are asked for a level ahead; the result is that of one call after the other. Raises `DataError` where
+    there are fewer queries than levels. An exception of `stop_on` ends the search with the best prompt of the last
+    complete level.
     """
     settings = settings or PaperSettings()
     if len(queries) < settings.most_queries:
@@ -142,7 +149,6 @@ class _Child(NamedTuple):
 class _Family(NamedTuple):
     """What became of one prompt of the beam."""
 
-    kept: bool
     children: list[_Child]
     proposals: Proposals | None
 
@@ -183,12 +189,13 @@ class _Tree:
         """Add a level; return False where no prompt of the beam has a child."""
         level = self.levels[-1]
         parents = [self._nodes[number] for number in level.beam]
-        self._prepare(level.number + 1)
-        families = await together([self._family(node) for node in parents], self._stop_on)
-        kept = tuple(node.id for node, family in zip(parents, families, strict=True) if family.kept)
+        kept = tuple(node.id for node in parents if is_kept(node.judged, self._settings.keep_above))
         self.levels[-1] = level.model_copy(update={"kept": kept})
         if kept:
             self.limit = min(self.limit + 1, self._settings.most_queries)
+        self._prepare(level.number + 1)
+        self._look_ahead()
+        families = await together([self._family(node, node.id in kept) for node in parents], self._stop_on)
         new: list[Node] = []
         for node, family in zip(parents, families, strict=True):
             self._count(node, family.proposals)
@@ -202,12 +209,11 @@ class _Tree:
         self.levels.append(Level(number=level.number + 1, nodes=tuple(node.id for node in new), beam=beam))
         return True
 
-    async def _family(self, node: Node) -> _Family:
+    async def _family(self, node: Node, kept: bool) -> _Family:
         query = self._queries[node.level]
         text = self._text(node)
-        if is_kept(node.judged, self._settings.keep_above):
-            self._look_ahead(node, text)
-            return _Family(True, [_Child(text, await self.answers.get(text, query))], None)
+        if kept:
+            return _Family([_Child(text, await self.answers.get(text, query))], None)
         context = Context(
             prompt=text,
             seen=(Seen(self._queries[node.level - 1], node.judged),),
@@ -216,11 +222,30 @@ class _Tree:
         )
         proposals = await self._proposer.propose(context, self._settings.proposals)
         judged = await together([self.answers.get(new, query) for new in proposals.prompts], self._stop_on)
-        return _Family(False, [_Child(*child) for child in zip(proposals.prompts, judged, strict=True)], proposals)
+        return _Family([_Child(*child) for child in zip(proposals.prompts, judged, strict=True)], proposals)
 
-    def _look_ahead(self, node: Node, text: str) -> None:
-        for query in self._queries[node.level + 1 : node.level + 1 + self._settings.lookahead]:
-            self.answers.begin(text, query)
+    def _look_ahead(self) -> None:
+        """Have the model answer the query after next for the beam, where it is all but certain that it will be asked.
+
+        A beam that is kept as a whole has no other children, so each of them is in the next beam. Whether they are
+        kept there as well, only their scores can tell, and the answer would have to wait for these.
+        """
+        level, share, after_next = self.levels[-1], self._settings.ahead_from, self.levels[-1].number + 1
+        if share is None or after_next >= self._settings.most_queries:
+            return
+        if level.kept == level.beam and self._kept_again() >= share:
+            for number in level.beam:
+                self.answers.anticipate(self._text(self._nodes[number]), self._queries[after_next])
+
+    def _kept_again(self) -> float:
+        """Return the share of kept prompts that were kept on the next level, too; 0 as long as there is none."""
+        again = [
+            number in level.kept
+            for before, level in pairwise(self.levels)
+            for number in level.nodes
+            if self._nodes[number].parent in before.kept
+        ]
+        return sum(again) / len(again) if again else 0.0
 
     def _prepare(self, index: int) -> None:
         """Prepare a query ahead of its level, while the level before it is being judged."""

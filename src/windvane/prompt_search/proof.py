@@ -250,8 +250,8 @@ def _said(best: Comparison, finalists: int, stopped: str | None) -> tuple[Litera
     if best.difference is None or best.interval is None:
         said = f"No gain is supported: only {best.n} held-out queries have a score on both sides."
         return "no gain", said + early
-    low, high = best.interval
-    numbers = f"{best.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+    low, high = map(_signed, best.interval)
+    numbers = f"{_signed(best.difference)} points, 95 % interval {low} to {high}"
     numbers += f", on {best.n} held-out queries ({best.wins} won, {best.ties} tied, {best.losses} lost"
     numbers += f", {best.unscored} unscored)" if best.unscored else ")"
     if finalists > 1:
@@ -261,3 +261,8 @@ def _said(best: Comparison, finalists: int, stopped: str | None) -> tuple[Litera
     if best.loss:
         return "loss", f"A loss: {numbers}. Keep the start prompt.{early}"
     return "no gain", f"No gain is supported: {numbers}.{early}"
+
+
+def _signed(value: float) -> str:
+    """Return a number with its sign, the minus a true one as in the tables."""
+    return f"{value:+.2f}".replace("-", "−")

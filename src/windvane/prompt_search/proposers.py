@@ -110,7 +110,7 @@ class Optimizer:
         if len(found) == n:
             return Proposals(found, asked=asked)
         said = "; ".join(dict.fromkeys(faults)) or "the replies had fewer"
-        return Proposals(found, f"{len(found)} of {n} new prompts after {asked} requests: {said}", asked)
+        return Proposals(found, f"after {asked} request{'s' * (asked > 1)}, {said}", asked)
 
     def _request(self, context: Context, n: int, others: Sequence[str], sample: int) -> ChatRequest:
         messages = optimizer_messages(context, n, others, max_words=self._settings.max_words)

@@ -303,7 +303,7 @@ class _Search:
         if len(everything) >= _ALL_UNSCORED and all(answer.value is None for answer in everything):
             raise RunFailed(
                 f"None of the first {len(everything)} answers has a score. The first: {everything[0].unscored}. "
-                "Look at the judge's replies, take another judge, or ask it for less."
+                "Look at the judge's replies, take another judge, or ask it for less (in another output_dir)."
             )
 
     def _look(
@@ -352,6 +352,9 @@ class _Search:
             for name, judged in self._judged.items()
             for query_id in sorted(judged, key=places.__getitem__)
         ]
+        unscored = [one.judged.unscored for one in evaluations if one.judged.value is None]
+        if unscored:
+            self.notes.append(f"{len(unscored)} of {len(evaluations)} answers have no score. The first: {unscored[0]}.")
         return SearchResult(
             start=self._start,
             found=self._incumbent,
@@ -360,7 +363,7 @@ class _Search:
             evaluations=tuple(evaluations),
             ended=ended,
             races=tuple(self._races),
-            unscored=sum(one.judged.value is None for one in evaluations),
+            unscored=len(unscored),
             proposals=self._asked,
             notes=tuple(self.notes),
         )

@@ -116,6 +116,9 @@ class ReplayEvaluator:
     async def prepare(self, query: Query) -> None:
         """Do nothing."""
 
+    async def anticipate(self, system_prompt: str, query: Query) -> None:
+        """Do nothing."""
+
 
 class ReplayProposer:
     """Proposes what was proposed."""

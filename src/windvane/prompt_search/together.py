@@ -51,6 +51,7 @@ class Answers:
         self._evaluator = evaluator
         self._tasks: dict[tuple[str, str], asyncio.Task[Judged]] = {}
         self._prepared: dict[str, asyncio.Task[None]] = {}
+        self._anticipated: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def begin(self, prompt: str, query: Query) -> asyncio.Task[Judged]:
         """Start an evaluation, or return the one that was started before."""
@@ -64,13 +65,19 @@ class Answers:
         if query.id not in self._prepared:
             self._prepared[query.id] = asyncio.ensure_future(self._prepare(query))
 
+    def anticipate(self, prompt: str, query: Query) -> None:
+        """Begin an evaluation with the model's answer, and go no further; a failure shows when it is wanted."""
+        key = (prompt, query.id)
+        if key not in self._tasks and key not in self._anticipated:
+            self._anticipated[key] = asyncio.ensure_future(self._anticipate(prompt, query))
+
     async def get(self, prompt: str, query: Query) -> Judged:
         """Return an evaluation."""
         return await asyncio.shield(self.begin(prompt, query))
 
     async def close(self) -> None:
         """Cancel what nobody waits for any more."""
-        tasks = [*self._tasks.values(), *self._prepared.values()]
+        tasks = [*self._tasks.values(), *self._prepared.values(), *self._anticipated.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -80,3 +87,6 @@ class Answers:
 
     async def _prepare(self, query: Query) -> None:
         await self._evaluator.prepare(query)
+
+    async def _anticipate(self, prompt: str, query: Query) -> None:
+        await self._evaluator.anticipate(prompt, query)

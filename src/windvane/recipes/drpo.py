@@ -80,11 +80,12 @@ def search_prompt(desk: Desk, attempt: int, source: NearestExamples, examples: l
     async def search() -> SearchResult:
         source.prepare(train)
         evaluator, proposer = desk.evaluator(source), desk.proposer()
-        if isinstance(config.search, PaperSearch):
-            return await paper_search(config.start_prompt, train, evaluator, proposer, config.search, watch=desk.view)
-        return await racing_search(
-            config.start_prompt, train, evaluator, proposer, config.search, seed=config.seed, watch=desk.view
-        )
+        start, settings = config.start_prompt, config.search
+        if isinstance(settings, PaperSearch):
+            result = await paper_search(start, train, evaluator, proposer, settings, watch=desk.view)
+        else:
+            result = await racing_search(start, train, evaluator, proposer, settings, seed=config.seed, watch=desk.view)
+        return result.model_copy(update={"notes": (*result.notes, *evaluator.notes)})
 
     def make() -> list[Searched]:
         with desk.leaving_the_proof():
@@ -120,9 +121,11 @@ def summary_of(desk: Desk, result: DrpoResult) -> dict[str, Any]:
             "calls": desk.roles.usage.calls,
             "calls_reused": desk.roles.on_file,
             "money": desk.roles.money,
+            "type": desk.config.search.type,
             "levels": len(search.levels or search.races),
             "candidates": len(search.candidates),
             "ended": search.ended,
+            "evaluations": len(search.evaluations),
             "unscored": search.unscored,
             "notes": search.notes,
         },

@@ -12,6 +12,7 @@ from windvane.judging import DynamicJudgeSettings
 from windvane.prompt_search.demonstrations import Demonstration
 from windvane.prompt_search.racing import RacingSettings
 from windvane.recipes.drpo_config import DrpoConfig, ModelProposer, PaperSearch
+from windvane.reporting.cells import counted
 from windvane.types import Query
 
 _PER_REQUEST = 4096
@@ -100,7 +101,7 @@ def bound_in_words(config: DrpoConfig, plan: Plan, budget: Budget) -> str:
     by_role = ", ".join(f"{calls} {role}" for role, calls in _calls(plan.parts).items())
     said = [f"at most {most.calls} calls ({by_role}) and {most.tokens:,} tokens" + _money(config, most)]
     if allowed != most:
-        said.append(f"the budget leaves room for {allowed.calls} calls and {allowed.tokens:,} tokens")
+        said.append(f"the budget leaves room for {counted(allowed.calls, 'call')} and {allowed.tokens:,} tokens")
         said[-1] += _money(config, allowed)
     retries = max((one.retries for one in _servers(config)), default=0)
     if retries:

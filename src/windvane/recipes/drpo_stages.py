@@ -71,11 +71,7 @@ class Desk:
 
     def ask(self, stage: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do the asynchronous work of a stage, shown while it lasts; the first time, say what the run can take."""
-        if not self._said:
-            self._said = True
-            self.run.say(bound_in_words(self.config, self._plan, self.roles.budget))
-            if self.roles.on_file:
-                self.run.say(f"{self.roles.on_file} replies are on file and cost nothing more")
+        self._say_what_it_can_take()
         with self.view.stage(stage):
             result = self.roles.work(make)
         counted, usage = self.run.counts(), self.roles.usage
@@ -86,12 +82,21 @@ class Desk:
     @contextmanager
     def leaving_the_proof(self) -> Iterator[None]:
         """Keep from what is done inside the part of the budget that the proof needs."""
+        self._say_what_it_can_take()  # of the whole budget
         budget = self.roles.budget
-        budget.settings = for_the_search(self.config.budget, self._plan)
+        budget.settings, budget.kept_for = for_the_search(self.config.budget, self._plan), "the proof"
         try:
             yield
         finally:
-            budget.settings = self.config.budget
+            budget.settings, budget.kept_for = self.config.budget, None
+
+    def _say_what_it_can_take(self) -> None:
+        if self._said:
+            return
+        self._said = True
+        self.run.say(bound_in_words(self.config, self._plan, self.roles.budget))
+        if self.roles.on_file:
+            self.run.say(f"{self.roles.on_file} replies are on file and cost nothing more")
 
     def evaluator(self, source: ExampleSource) -> ModelEvaluator:
         """Return who answers under a prompt and scores the answer."""

@@ -21,6 +21,7 @@ from windvane.prompt_search.retrieval import RetrievalSettings, nearest_examples
 from windvane.recipes.drpo_config import DrpoConfig, LocalModel
 from windvane.recipes.report import SUMMARY
 from windvane.recipes.roles import Engines
+from windvane.reporting.cells import plain
 from windvane.reporting.search import prompt_text, proof_tables, search_text
 from windvane.run import RunDirectory, RunView
 from windvane.types import Message, Query, Record, Sampling
@@ -110,7 +111,10 @@ def show_prompt(path: Path, console: Console | None = None) -> None:
     console.print(found.statement if proof is None else proof_tables(Proof.model_validate(proof)))
     summary = view.json(SUMMARY)
     if isinstance(summary, dict):
-        console.print(search_text(summary.get("search", {}), {}))
+        search = summary.get("search", {})
+        console.print(search_text(search, {}))
+        for note in search.get("notes", ()):
+            console.print(plain(note), highlight=False, soft_wrap=True)
 
 
 def ask_prompt(path: Path, text: str, console: Console | None = None) -> Reply:

@@ -12,6 +12,7 @@ from windvane.evaluation.prompt_effect import PromptEffect
 from windvane.evaluation.reward_accuracy import RewardAccuracy
 from windvane.evaluation.signal import SignalStatistics
 from windvane.prompt_search.proof import Proof
+from windvane.reporting.cells import plain
 from windvane.reporting.console import (
     evaluation_table,
     prompt_effect_table,
@@ -78,7 +79,7 @@ class Reporter:
         """Show whether a found prompt is better than the start prompt, and what a reader of the search should know."""
         self._console.print(proof_tables(proof))
         for note in notes:
-            self._console.print(note, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(plain(note), highlight=False, soft_wrap=True)
 
     def places(self, places: Mapping[str, object]) -> None:
         """Say where things are."""

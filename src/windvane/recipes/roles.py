@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shlex
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -205,9 +206,9 @@ class Engines:
     def _server(self, settings: ServerSettings) -> Talker:
         from windvane.engines.server_process import started
 
-        if settings.command:
-            self._say(f"starting {' '.join(settings.command)}")
         log = self._folder / f"server-{len(self._talkers) + 1}.log"
+        if settings.command:
+            self._say(f"starting {shlex.join(settings.command)}; it prints to {log}")
         talker = self._stack.enter_context(started(settings, log=log, seed=self._seed))
         self._ready.append(talker.check)
         return talker

@@ -55,6 +55,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return written.lstrip("-") if float(written) == 0 else written.replace("-", "−")
 
 
+def counted(count: int, name: str) -> str:
+    """Return a number with what is counted: ``1 call``, ``2 calls``."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
 def percent(share: float | None) -> str:
     """Return a share of 0 to 1 as a percentage, or `MISSING`."""
     return MISSING if share is None else f"{100 * share:.0f} %"

@@ -13,7 +13,7 @@ from rich.text import Text
 from windvane.engines.budget import BudgetSettings, Spend
 from windvane.prompt_search.contracts import Progress
 from windvane.prompt_search.proof import Comparison, Proof
-from windvane.reporting.cells import MISSING, add_row, number, plain, table
+from windvane.reporting.cells import MISSING, add_row, counted, number, plain, table
 from windvane.run.progress import duration
 
 _EVERY = 4
@@ -142,11 +142,19 @@ def prompt_text(candidate: str, text: str) -> RenderableType:
 
 
 def search_text(search: Mapping[str, Any], proof: Mapping[str, Any]) -> Text:
-    """Return what ``summary.json`` says of a search and its proof, in two lines."""
-    money = "" if search.get("money") is None else f", {search['money']:.4g} of money"
-    levels = f"{search.get('levels')} levels or races, {search.get('candidates')} prompts, {search.get('calls')} calls"
-    style = _STYLES.get(str(proof.get("verdict")), "yellow")
-    return Text.assemble(f"{levels}{money}\n", (plain(str(proof.get("statement", ""))).plain, style))
+    """Return what ``summary.json`` says of a search, and in a second line of its proof."""
+    steps = "level" if search.get("type") == "paper" else "race"
+    said = [counted(int(search.get("levels", 0)), steps), counted(int(search.get("candidates", 0)), "prompt")]
+    said.append(counted(int(search.get("calls", 0)), "call"))
+    if search.get("money") is not None:
+        said.append(f"{search['money']:.4g} of money")
+    if search.get("unscored"):
+        said.append(f"{search['unscored']} of {search.get('evaluations', MISSING)} answers without a score")
+    text = Text(", ".join(said))
+    if "statement" in proof:
+        style = _STYLES.get(str(proof.get("verdict")), "yellow")
+        text.append("\n").append(plain(str(proof["statement"])).plain, style)
+    return text
 
 
 def _signed(value: float | None) -> str:
