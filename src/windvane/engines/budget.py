@@ -133,9 +133,11 @@ class Budget:
         await self._take(role, most)
         return Reservation(self, role, most)
 
-    async def _take(self, role: str, most: Usage) -> None:
+    async def _take(self, role: str, most: Usage, *, first: bool = False) -> None:
+        """Wait for a turn: the last, or the very next."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((role, most, turn))
+        queue = self._waiting.appendleft if first else self._waiting.append
+        queue((role, most, turn))
         self._serve()
         try:
             await turn
@@ -211,7 +213,8 @@ class Reservation:
             await self._budget._take(self._role, self._most)
             self._open = True
         else:
-            await self._budget._take(self._role, Usage(calls=1))
+            # It keeps the tokens that it holds, and whoever is next may be waiting for just those.
+            await self._budget._take(self._role, Usage(calls=1), first=True)
 
     def uncharged(self) -> None:
         """Give the tokens back; see `Meter.uncharged`."""
