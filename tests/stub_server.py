@@ -218,13 +218,14 @@ class StubServer:
         if fault == "error":
             return error(500, "something broke")
         if fault in ("timeout", "dropped"):
-            self.charges.append(Charge(body, prompt_tokens(body), body["max_tokens"]))
-        if fault == "timeout":
-            await asyncio.sleep(self.hang)
-        if fault in ("timeout", "dropped"):
-            return None
+            return await self._lose(body, self.hang if fault == "timeout" else 0.0)
         content = json.dumps(self._completion(body, fault)).encode()
         return Answer(200, content[: len(content) // 2] if fault == "malformed" else content)
+
+    async def _lose(self, body: Body, seconds: float) -> None:
+        allowed = body.get("max_completion_tokens", body.get("max_tokens", 0))
+        self.charges.append(Charge(body, prompt_tokens(body), allowed))
+        await asyncio.sleep(seconds)
 
     def _fault(self, body: Body) -> str | None:
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -103,10 +103,10 @@ def test_kills_of_a_run_with_a_failing_server_leave_no_trace(whole: History, for
 
 @pytest.mark.timeout(300)
 def test_kills_add_nothing_to_a_budget_but_what_was_in_flight(forker: Forker, tmp_path: Path) -> None:
-    killed = history(tmp_path / "killed", forker, "racing", every(9), budget={"calls": 50})
+    killed = history(tmp_path / "killed", forker, "racing", every(7), budget={"calls": 70})
     assert len(killed.kills) >= 3
-    assert 40 < len(list(killed.on_file())) <= 50
-    assert killed.calls.total() <= 50 + sum(len(kill.in_flight) for kill in killed.kills)
+    assert 30 < len(list(killed.on_file())) <= 70
+    assert killed.calls.total() <= 70 + sum(len(kill.in_flight) for kill in killed.kills)
     at_most_those_in_flight(killed, concurrency=4)
 
 
