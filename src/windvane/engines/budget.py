@@ -34,7 +34,11 @@ class Price(Settings):
 
 
 class BudgetSettings(Settings):
-    """The most that a run may take, over all roles and also over an interruption. A limit left out is none."""
+    """The most that a run may take, over all roles. A limit left out is none.
+
+    It holds over an interruption, too, where the replies on file count: not what an earlier process sent in vain, nor
+    what it had in flight when it was killed.
+    """
 
     calls: int | None = Field(default=None, ge=1)
     """Requests sent to models, the failed and repeated ones too; replies that are on file already cost none."""
