@@ -27,6 +27,16 @@ REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
 Body = dict[str, Any]
 
 
+class Charge(NamedTuple):
+    """What one request would cost."""
+
+    body: Body
+    prompt: int
+    """Tokens."""
+    completion: int
+    """Tokens; where the reply was lost, as many as were allowed."""
+
+
 class Answer(NamedTuple):
     status: int
     content: bytes
@@ -46,7 +56,7 @@ class StubServer:
         self,
         *,
         reply: Callable[[Body, int], str] = said,
-        latency: float = 0.0,
+        latency: float | Callable[[Body], float] = 0.0,
         faults: Mapping[str, float] | None = None,
         seed: int = 0,
         ignore_n: bool = False,
@@ -64,7 +74,7 @@ class StubServer:
         self.reply = reply
         """Text of one choice, a function of the request's body and the choice's index."""
         self.latency = latency
-        """Seconds before each reply."""
+        """Seconds before each reply; a function of the request's body lets replies overtake one another."""
         self.faults = dict(faults or {})
         """Share of replies that fail, by kind; which ones is a function of the seed, the body and how often it came."""
         self.seed = seed
@@ -90,6 +100,8 @@ class StubServer:
         self.failed: Counter[str] = Counter()
         self.tokens = 0
         """All that the usage of replies has said."""
+        self.charges: list[Charge] = []
+        """What a server would charge for: every request that it worked on, also where the reply was lost."""
         self._seen: Counter[str] = Counter()
         self._port = port
         self._loop = asyncio.new_event_loop()
@@ -99,6 +111,11 @@ class StubServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open, or whose last request is still being worked on."""
+        return len(self._handlers)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -178,7 +195,7 @@ class StubServer:
             body = json.loads(content)
             self.bodies.append(body)
             self.headers.append(headers)
-            await asyncio.sleep(self.latency)
+            await asyncio.sleep(self.latency(body) if callable(self.latency) else self.latency)
             return await self._chat(body)
         finally:
             self.in_flight -= 1
@@ -200,12 +217,15 @@ class StubServer:
             return error(429, "slow down")._replace(headers=wait)
         if fault == "error":
             return error(500, "something broke")
-        if fault == "timeout":
-            await asyncio.sleep(self.hang)
         if fault in ("timeout", "dropped"):
-            return None
+            return await self._lose(body, self.hang if fault == "timeout" else 0.0)
         content = json.dumps(self._completion(body, fault)).encode()
         return Answer(200, content[: len(content) // 2] if fault == "malformed" else content)
+
+    async def _lose(self, body: Body, seconds: float) -> None:
+        allowed = body.get("max_completion_tokens", body.get("max_tokens", 0))
+        self.charges.append(Charge(body, prompt_tokens(body), allowed))
+        await asyncio.sleep(seconds)
 
     def _fault(self, body: Body) -> str | None:
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -224,8 +244,9 @@ class StubServer:
             texts = [""] * count
         if fault == "cut_off":
             texts = [text[: len(text) // 2] for text in texts]
-        prompt = sum(len(message["content"].split()) + 4 for message in body["messages"])
+        prompt = prompt_tokens(body)
         completion = sum(len(text.split()) for text in texts)
+        self.charges.append(Charge(body, prompt, completion))
         self.tokens += prompt + completion
         finish = "length" if fault == "cut_off" else "stop"
         found: Body = {
@@ -237,6 +258,11 @@ class StubServer:
         if self.usage:
             found["usage"] = {"prompt_tokens": prompt, "completion_tokens": completion}
         return found
+
+
+def prompt_tokens(body: Body) -> int:
+    """Return the tokens of a request: words, and some for each message."""
+    return sum(len(message["content"].split()) + 4 for message in body["messages"])
 
 
 def error(status: int, message: str) -> Answer:

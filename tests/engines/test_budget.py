@@ -257,3 +257,20 @@ def test_one_budget_serves_one_event_loop_after_the_other() -> None:
     for _ in range(3):
         assert all(isinstance(one, Reply) for one in ask(talker, *(request(sample=n, room=104) for n in range(6))))
     assert budget.spent.tokens == 18 * 30
+
+
+def test_a_repeat_never_waits_for_who_waits_for_it() -> None:
+    """A refused request still holds its tokens when it is sent again; the next in line may need just those."""
+
+    async def work() -> None:
+        budget = Budget(BudgetSettings(tokens=100))
+        first = await budget.reserve("judge", Usage(1, 60, 0))
+        second = asyncio.create_task(budget.reserve("judge", Usage(1, 60, 0)))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(first.again(charged=False), 5)
+        assert not second.done()
+        first.settle(reply(prompt=40, completion=0))
+        (await second).close()
+        assert budget.spent == Spend(3, 100, 0.0)
+
+    asyncio.run(work())

@@ -17,6 +17,8 @@ from tests.stub_server import Body, StubServer
 WANTED = ("plain", "short", "kind")
 """Words that make a prompt better, one point each."""
 WORDS = ("plain", "loud", "short", "slow", "kind", "odd")
+MARK = re.compile(r"\(reply ([0-9a-f]{16})\)")
+"""A mark as it stands in a text; see `marked`."""
 
 
 def reply(body: Body, index: int) -> str:
@@ -54,6 +56,34 @@ def _scores(user: str) -> str:
     score = int(found[-1]) if found else 1
     names = re.findall(r"^- ([\w-]+): ", user, re.MULTILINE)
     return json.dumps({name: {"reason": "So it says.", "score": score} for name in names})
+
+
+def mark_of(body: Body, index: int) -> str:
+    """Return what tells a reply from all others: what asked for it, with its sample."""
+    asked = {name: body.get(name) for name in ("messages", "max_tokens", "temperature", "top_p")}
+    asked["seed"] = body["seed"] + index
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+
+
+def marked(body: Body, index: int) -> str:
+    """Return what the world says, with the mark of the reply where whoever uses it will carry it on.
+
+    Unlike in `reply`, a rewritten example has its faults, and a judge adds an aspect of its own.
+    """
+    mark = f"(reply {mark_of(body, index)})"
+    said = reply(body, index)
+    system = body["messages"][0]["content"]
+    if "windvane prompt search texts" in system:
+        proposed = json.loads(said)
+        return json.dumps({**proposed, "prompts": [f"{text} {mark}" for text in proposed["prompts"]]})
+    if "windvane judging texts" in system and "You prepare" in system:
+        new = [{"name": "Fit", "definition": f"whether it fits {mark}"}]
+        return json.dumps({"aspects": ["Clarity"], "new": new})
+    if "windvane judging texts" in system:
+        return said.replace("So it says.", f"So it says {mark}.")
+    if "windvane example texts" in system:
+        return f"<answer>An answer, quality {1 + int(mark[7], 16) % 4}. {mark}</answer>"
+    return f"{said} {mark}"
 
 
 def config(stub: StubServer, output: Path, queries: Path, **more: Any) -> dict[str, Any]:

@@ -1,129 +1,194 @@
-"""SIGKILL at chosen calls of ``windvane drpo``, the same command again: the same prompt, no reply asked for twice."""
+"""SIGKILL at every k-th call of ``windvane drpo``, the same command again: the same bytes, no reply asked for twice."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.recipes import drpo_world, small
+from tests.recipes.drpo_kills import SEARCHES, Forker, History, every, history, never, once
+from tests.run.program import tree
 from tests.stub_server import Body, StubServer
 from windvane.engines.journal import read_replies
 
-LATENCY = 0.01
-"""Seconds, so that several calls are in flight at each kill."""
-KILLED_AT = (1, 2, 9, 30, 75, 120)
-"""Calls of the whole history, at which the process is killed; the last may lie in the proof."""
-ATTEMPTS = len(KILLED_AT) + 3
-
-
-class Killer:
-    """Counts calls over all attempts, and kills the process that makes one of the chosen ones."""
-
-    def __init__(self, at: tuple[int, ...], sign: signal.Signals = signal.SIGKILL) -> None:
-        self._at, self._sign = list(at), sign
-        self.stub = StubServer(reply=self.reply, latency=LATENCY)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.in_flight: list[int] = []
-        """At each kill, calls without a reply on file: under way, or answered and not yet written down."""
-        self.asked: Counter[str] = Counter()
-
-    def reply(self, body: Body, index: int) -> str:
-        self.asked[hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()] += index == 0
-        if self._at and sum(self.asked.values()) >= self._at[0] and self.process is not None:
-            self._at.pop(0)
-            process, self.process = self.process, None
-            process.send_signal(self._sign)
-        return drpo_world.reply(body, index)
-
-    def _settle(self) -> None:
-        """Wait until the server has read what the killed process had sent: that was in flight, too."""
-        seen = -1
-        while seen != sum(self.asked.values()):
-            seen = sum(self.asked.values())
-            time.sleep(0.5)
-
-    def run(self, config: Path) -> int:
-        """Run the command once; return its exit code."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(small.ROOT / "src"), str(small.ROOT)])}
-        with (config.parent / "log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "windvane", "drpo", str(config)], env=environment, stdout=log, stderr=log
-            )
-            self.process = process
-            code = process.wait()
-        self.process = None
-        if code == -signal.SIGKILL:
-            self._settle()
-            on_file = len(list(read_replies(config.parent / "run" / "replies.jsonl")))
-            self.in_flight.append(len(self.asked) - on_file)
-        return code
+STEP = 12
+"""Every so many calls, a run of its own is killed there."""
 
 
 @pytest.fixture(scope="module")
-def runs(queries: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Killer, int]:
-    """A run without a kill, one that was killed again and again, who killed it, and how often it was begun."""
-    base = tmp_path_factory.mktemp("drpo-kills")
-    found = []
-    for name, at in (("whole", ()), ("killed", KILLED_AT)):
-        killer, attempts = Killer(at), 0
-        with killer.stub as stub:
-            (base / name).mkdir()
-            values = drpo_world.config(stub, base / name / "run", queries, judge="dynamic")
-            config = drpo_world.written(base / name / "config.yaml", values)
-            code = -signal.SIGKILL
-            while code == -signal.SIGKILL and attempts < ATTEMPTS:
-                code, attempts = killer.run(config), attempts + 1
-            assert code == 0, (base / name / "log").read_text(encoding="utf-8")
-        found.append((base / name / "run", killer, attempts))
-    (whole, _, _), (killed, killer, attempts) = found
-    return whole, killed, killer, attempts
+def forker() -> Iterator[Forker]:
+    with Forker() as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=SEARCHES)
+def whole(request: pytest.FixtureRequest, forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> History:
+    """A run without a kill."""
+    search: str = request.param
+    return history(tmp_path_factory.mktemp("drpo-kills") / search, forker, search, never)
+
+
+def search_of(found: History) -> str:
+    return found.run.parent.name
 
 
 @pytest.mark.timeout(300)
-def test_it_was_killed_on_the_way(runs: tuple[Path, Path, Killer, int]) -> None:
-    *_, killer, attempts = runs
-    assert attempts == len(killer.in_flight) + 1 >= 5
-    assert 1 < max(killer.in_flight) <= 2 * 16  # twice the concurrency
+def test_a_run_that_is_not_killed_has_all_stages_and_asks_once(whole: History) -> None:
+    """Nothing below means much otherwise."""
+    assert len(whole.attempts) == 1
+    assert len(whole.calls) > 60
+    assert set(whole.calls.values()) == {1}
+    assert Counter(whole.on_file()) == whole.calls
+    assert {"examples.jsonl", "search.jsonl", "proof.jsonl", "proof.json", "prompt.json"} <= set(tree(whole.run))
+    best = small.read_json(whole.run / "proof.json")["best"]
+    assert best["n"] >= 6
+    entries = list(read_replies(whole.run / "replies.jsonl"))
+    assert {entry.role for entry in entries} == {"model", "judge", "optimizer"}
+    systems = [entry.asked["messages"][0]["content"] for entry in entries]
+    for texts in ("prompt search texts", "judging texts", "example texts"):
+        assert sum(f"windvane {texts}" in system for system in systems) >= 2
 
 
 @pytest.mark.timeout(300)
-def test_the_result_is_that_of_an_uninterrupted_run(runs: tuple[Path, Path, Killer, int]) -> None:
-    whole, killed, *_ = runs
-    for name in ("prompt.json", "proof.json", "proof.jsonl"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    one, other = (small.read_json(run / "summary.json") for run in (whole, killed))
-    assert one["proof"] == other["proof"]
-    assert one["counts"] == other["counts"]
-    assert one["search"]["calls_reused"] == 0 < other["search"].pop("calls_reused")
-    del one["search"]["calls_reused"]
-    assert one["search"] == other["search"]
+def test_kills_at_every_seventh_call_leave_no_trace(whole: History, forker: Forker, tmp_path: Path) -> None:
+    killed = history(tmp_path / "killed", forker, search_of(whole), every(7))
+    assert len(killed.kills) >= 5
+    assert any(len(kill.in_flight) > 1 for kill in killed.kills)
+    check(killed, whole, concurrency=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_at_every_third_call_leave_no_trace(whole: History, forker: Forker, tmp_path: Path) -> None:
+    killed = history(tmp_path / "killed", forker, search_of(whole), every(3))
+    assert len(killed.kills) >= 12
+    check(killed, whole, concurrency=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_kill_at_every_single_call_leaves_no_trace(whole: History, forker: Forker, tmp_path: Path) -> None:
+    """With one request at a time; now and then the reply before it has arrived and is not yet on file."""
+    killed = history(tmp_path / "killed", forker, search_of(whole), every(1), concurrency=1)
+    in_flight = Counter(len(kill.in_flight) for kill in killed.kills)
+    assert in_flight.total() == len(whole.calls)
+    assert in_flight.most_common(1)[0][0] == 1
+    check(killed, whole, concurrency=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_kill_at_any_call_leaves_no_trace(whole: History, forker: Forker, tmp_path: Path) -> None:
+    for call in range(2, len(whole.calls) + 1, STEP):
+        killed = history(tmp_path / f"{call}", forker, search_of(whole), once(call))
+        assert len(killed.kills) == 1, call
+        check(killed, whole, concurrency=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_of_a_run_with_a_failing_server_leave_no_trace(whole: History, forker: Forker, tmp_path: Path) -> None:
+    """What fails is asked again in any case, so only the result and the journal can be compared."""
+    faults = {"error": 0.1, "too_many": 0.1, "dropped": 0.05, "malformed": 0.05}
+    killed = history(tmp_path / "killed", forker, search_of(whole), every(9), faults=faults)
+    assert len(killed.kills) >= 3
+    same_result(killed, whole)
 
 
 @pytest.mark.timeout(300)
-def test_no_reply_is_asked_for_twice_beyond_those_in_flight(runs: tuple[Path, Path, Killer, int]) -> None:
-    whole, killed, killer, _ = runs
-    again = sum(times - 1 for times in killer.asked.values())
-    assert again <= sum(killer.in_flight)
-    keys = [entry.key for entry in read_replies(killed / "replies.jsonl")]
-    assert len(keys) == len(set(keys))
-    assert sorted(keys) == sorted(entry.key for entry in read_replies(whole / "replies.jsonl"))
+def test_kills_add_nothing_to_a_budget_but_what_was_in_flight(forker: Forker, tmp_path: Path) -> None:
+    killed = history(tmp_path / "killed", forker, "racing", every(7), budget={"calls": 70})
+    assert len(killed.kills) >= 3
+    assert 30 < len(list(killed.on_file())) <= 70
+    assert killed.calls.total() <= 70 + sum(len(kill.in_flight) for kill in killed.kills)
+    at_most_those_in_flight(killed, concurrency=4)
+
+
+def check(killed: History, whole: History, *, concurrency: int) -> None:
+    """Compare a run that was killed with one that was not."""
+    same_result(killed, whole)
+    at_most_those_in_flight(killed, concurrency)
+
+
+def same_result(killed: History, whole: History) -> None:
+    """Hold that both have the same bytes in every file that is to be the same, and the same replies once each."""
+    assert [attempt.code for attempt in killed.attempts] == [-signal.SIGKILL] * len(killed.kills) + [0]
+    ours, theirs = tree(killed.run), tree(whole.run)
+    for varying in ("config.yaml", "replies.jsonl"):  # the server's address; the order in which replies came
+        del ours[varying], theirs[varying]
+    assert ours == theirs
+    assert replies(killed) == replies(whole)
+    assert timeless(killed) == timeless(whole)
+    reused = [small.read_json(each.run / "summary.json")["search"]["calls_reused"] for each in (killed, whole)]
+    assert reused[0] == len(killed.kills[-1].on_file)
+    assert reused[1] == 0
+
+
+def at_most_those_in_flight(killed: History, concurrency: int) -> None:
+    """Hold that every reply was on file before it was used, and that only what was in flight was asked for again."""
+    for kill, after in zip(killed.kills, killed.attempts[1:], strict=True):
+        assert kill.used <= kill.on_file
+        assert not after.asked & kill.on_file
+        assert len(kill.in_flight) <= 2 * concurrency  # under way, or arrived while the disk was busy
+    for mark, times in killed.calls.items():
+        assert times - 1 <= sum(mark in kill.in_flight for kill in killed.kills)
+    again = killed.calls.total() - len(killed.calls)
+    assert again <= sum(len(kill.in_flight) for kill in killed.kills)
+
+
+def replies(found: History) -> list[tuple[str, str]]:
+    """Return key and text of all replies on file."""
+    return sorted((entry.key, entry.reply.model_dump_json()) for entry in read_replies(found.run / "replies.jsonl"))
+
+
+def timeless(found: History) -> dict[str, Any]:
+    """Return a summary without times, and without what was reused."""
+    summary = small.read_json(found.run / "summary.json")
+    for name in ("started", "finished", "minutes"):
+        del summary[name]
+    summary["stages"] = list(summary["stages"])
+    del summary["search"]["calls_reused"]
+    summary["counts"] = {name: n for name, n in summary["counts"].items() if not name.endswith("_reused")}
+    return summary
+
+
+class Interrupter:
+    """Sends SIGINT to a process at a call."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def reply(self, body: Body, index: int) -> str:
+        self._at -= 1
+        if not self._at and self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+        return drpo_world.reply(body, index)
+
+    def run(self, config: Path) -> int:
+        """Run the command once, in a process that was started as a user starts one; return its exit code."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(small.ROOT / "src"), str(small.ROOT)])}
+        with (config.parent / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "windvane", "drpo", str(config)], env=environment, stdout=log, stderr=log
+            )
+            return self.process.wait()
 
 
 @pytest.mark.timeout(120)
 def test_ctrl_c_ends_it_with_130_and_what_was_paid_for_is_on_file(queries: Path, tmp_path: Path) -> None:
-    killer = Killer((40,), signal.SIGINT)
-    with killer.stub as stub:
+    interrupter = Interrupter(40)
+    with StubServer(reply=interrupter.reply, latency=0.01) as stub:
         config = drpo_world.written(tmp_path / "config.yaml", drpo_world.config(stub, tmp_path / "run", queries))
-        assert killer.run(config) == 130
+        assert interrupter.run(config) == 130
         said = (tmp_path / "log").read_text(encoding="utf-8")
         assert "Traceback" not in said
         assert "interrupted. What a run has finished is on file" in said
         assert len(list(read_replies(tmp_path / "run" / "replies.jsonl"))) >= 8
-        assert killer.run(config) == 0
+        assert interrupter.run(config) == 0

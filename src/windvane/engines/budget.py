@@ -34,7 +34,11 @@ class Price(Settings):
 
 
 class BudgetSettings(Settings):
-    """The most that a run may take, over all roles and also over an interruption. A limit left out is none."""
+    """The most that a run may take, over all roles. A limit left out is none.
+
+    It holds over an interruption, too, where the replies on file count: not what an earlier process sent in vain, nor
+    what it had in flight when it was killed.
+    """
 
     calls: int | None = Field(default=None, ge=1)
     """Requests sent to models, the failed and repeated ones too; replies that are on file already cost none."""
@@ -135,9 +139,11 @@ class Budget:
         await self._take(role, most)
         return Reservation(self, role, most)
 
-    async def _take(self, role: str, most: Usage) -> None:
+    async def _take(self, role: str, most: Usage, *, first: bool = False) -> None:
+        """Wait for a turn: the last, or the very next."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((role, most, turn))
+        queue = self._waiting.appendleft if first else self._waiting.append
+        queue((role, most, turn))
         self._serve()
         try:
             await turn
@@ -215,7 +221,8 @@ class Reservation:
             await self._budget._take(self._role, self._most)
             self._open = True
         else:
-            await self._budget._take(self._role, Usage(calls=1))
+            # It keeps the tokens that it holds, and whoever is next may be waiting for just those.
+            await self._budget._take(self._role, Usage(calls=1), first=True)
 
     def uncharged(self) -> None:
         """Give the tokens back; see `Meter.uncharged`."""

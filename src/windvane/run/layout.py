@@ -16,7 +16,8 @@
     RUN/.windvane/tmp/          files that are being written
 
 Everything outside ``.windvane`` is complete whenever it is visible. Two runs of the same command on the same machine,
-however often they were interrupted, end with the same bytes in every file but four: `VARYING`.
+however often they were interrupted, end with the same bytes in every file but four: `VARYING`. The replies of a prompt
+search (``replies.jsonl``) are the same as well, but stand in the order in which they came.
 """
 
 import re
