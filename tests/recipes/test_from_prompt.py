@@ -18,7 +18,7 @@ from windvane.engines.local import LocalEngine
 from windvane.engines.models import load_model
 from windvane.engines.protocols import Advance, no_progress
 from windvane.engines.settings import EngineSettings
-from windvane.errors import ConfigError, RunDirectoryError
+from windvane.errors import ConfigError, DataError, RunDirectoryError
 from windvane.evaluation.prompt_effect import Arm, PromptAnswers, PromptEffect, prompt_effect
 from windvane.judging import RuleAspect, RuleJudge, RuleJudgeSettings, Shorter
 from windvane.judging.rule_aspects import Anchors
@@ -319,8 +319,23 @@ def test_the_table_shows_the_three_conditions_and_the_share(tmp_path: Path) -> N
 # Bad input
 
 
+def test_a_prompt_that_leaves_no_room_is_said_before_anything_is_trained(
+    model: Path, queries: Path, tmp_path: Path
+) -> None:
+    """The model takes 4096 tokens, each a byte: 3900 of prompt leave the pairs their 8, but no answer its 400."""
+    search = a_search(tmp_path, system_prompt="Be brief. " * 390)
+    with pytest.raises(DataError, match="takes 4096 in all"):
+        align(model, queries, tmp_path / "run", search, "evaluation.max_new_tokens=400")
+    assert not (tmp_path / "run" / "iteration-1").exists()
+
+
+def test_an_empty_start_prompt_is_a_bad_principle_too(model: Path, queries: Path, tmp_path: Path) -> None:
+    result = align(model, queries, tmp_path / "run", a_search(tmp_path, start_prompt=""), "evaluation=null")
+    assert {principle.bad for principle in principles_of(result.run)} == {""}
+
+
 def test_a_folder_that_is_no_finished_search(model: Path, queries: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="does not exist"):
+    with pytest.raises(ConfigError, match=r"principles\.from_prompt: .*none is not there"):
         align(model, queries, tmp_path / "a", tmp_path / "none")
     search = a_search(tmp_path)
     (search / "prompt.json").unlink()

@@ -50,20 +50,31 @@ def prompt_contrast(session: Session, settings: PromptPrinciples, *, writer: str
     Raises `RunDirectoryError` where `from_prompt` names no finished search, `ConfigError` where it found no other
     prompt than it began with, or the opposite says the same.
     """
+    found = read_prompt(settings)
+    if not found.supported:
+        session.run.say(f"the search at {settings.from_prompt} did not prove a gain: {found.statement}")
+    bad = _given(found, settings)
+    if bad is None:
+        bad = _opposite(session, found.system_prompt, writer=writer, seed=seed)
+    return PromptContrast(found, bad)
+
+
+def read_prompt(settings: PromptPrinciples) -> FoundPrompt:
+    """Return the found prompt; raises as `prompt_contrast` does, without any model."""
     found = FoundPrompt.read(RunDirectory.read(settings.from_prompt))
-    if settings.bad == "start":
-        bad = found.start_prompt
-    else:
-        bad = settings.opposite or _opposite(session, found.system_prompt, writer=writer, seed=seed)
-    if same_words(found.system_prompt, bad) and not found.examples:
+    bad = _given(found, settings)
+    if bad is not None and same_words(found.system_prompt, bad) and not found.examples:
         way_out = "set principles.bad: opposite" if settings.bad == "start" else "write another principles.opposite"
         raise ConfigError(
             f"the prompt that {settings.from_prompt} found and the bad one ({settings.bad}) say the same, so there is "
             f"no contrast to learn from: {way_out}"
         )
-    if not found.supported:
-        session.run.say(f"the search at {settings.from_prompt} did not prove a gain: {found.statement}")
-    return PromptContrast(found, bad)
+    return found
+
+
+def _given(found: FoundPrompt, settings: PromptPrinciples) -> str | None:
+    """Return the bad prompt; None where a model is to write it. An empty one is a prompt as well."""
+    return found.start_prompt if settings.bad == "start" else settings.opposite
 
 
 def _opposite(session: Session, prompt: str, *, writer: str, seed: int) -> str:

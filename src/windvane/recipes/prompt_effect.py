@@ -12,26 +12,23 @@ from windvane.principles import PromptPrinciples
 from windvane.prompt_search.rendering import shown_turns
 from windvane.recipes.compare import Comparison
 from windvane.recipes.drpo_config import DrpoConfig
-from windvane.recipes.prompt import FoundPrompt
+from windvane.recipes.prompt_contrast import read_prompt
 from windvane.recipes.session import Session
 from windvane.recipes.sso_config import SSOConfig
 from windvane.run import RunDirectory
 from windvane.types import Completion, Prompt, Query
 
 
-def compare_with_prompt(
-    session: Session, queries: Sequence[Query], compared: Comparison, config: SSOConfig
-) -> PromptEffect | None:
-    """Have the base model answer the held-out queries under the found prompt, too; None where none is learned from.
+def answer_under_prompt(session: Session, queries: Sequence[Query], config: SSOConfig) -> list[Completion] | None:
+    """Have the base model answer the held-out queries under the found prompt; None where none is learned from.
 
-    The score is that of the search where its judge was made of rules, else of the evaluation's rule.
+    Before anything is trained: the base model is in memory then, and a prompt that leaves no room is said in time.
     """
     if config.evaluation is None or not isinstance(config.principles, PromptPrinciples):
         return None
-    run, bench, reporter = session
+    run, bench, _ = session
     sampling = config.evaluation.sampling
-    view = RunDirectory.read(config.principles.from_prompt)
-    found = FoundPrompt.read(view)
+    found = read_prompt(config.principles)
     source = found.source()
     prompts = [
         Prompt(with_prompt(plain.messages, found.system_prompt, shown_turns(source.examples_for(query))), plain.seed)
@@ -41,13 +38,29 @@ def compare_with_prompt(
     def answer(shard: Sequence[Prompt]) -> list[Completion]:
         return bench.engine(config.model).generate(shard, sampling, advance=run.advance)
 
-    prompted = run.map(
-        "evaluation/prompted", prompts, answer, Completion, shard_size=config.shard_size, label="answers prompted",
-        inputs=bench.identity(config.model),
+    return run.map(
+        "evaluation/prompted", prompts, answer, Completion, shard_size=config.shard_size,
+        label="answers under the prompt", inputs=bench.identity(config.model),
     )  # fmt: skip
+
+
+def compare_with_prompt(
+    session: Session,
+    queries: Sequence[Query],
+    compared: Comparison,
+    prompted: Sequence[Completion] | None,
+    config: SSOConfig,
+) -> PromptEffect | None:
+    """Say what the prompt does and what the policy does without it; None where the model was not `prompted`.
+
+    The score is that of the search where its judge was made of rules, else of the evaluation's rule.
+    """
+    if prompted is None or config.evaluation is None or not isinstance(config.principles, PromptPrinciples):
+        return None
+    search = RunDirectory.read(config.principles.from_prompt).config()
     answers = PromptAnswers(compared.before, prompted, compared.after)
-    effect = prompt_effect(queries, answers, _judge(view.config(), config.evaluation.rule), seed=config.seed)
-    reporter.prompt_effect(effect)
+    effect = prompt_effect(queries, answers, _judge(search, config.evaluation.rule), seed=config.seed)
+    session.reporter.prompt_effect(effect)
     return effect
 
 

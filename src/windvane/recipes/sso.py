@@ -20,7 +20,7 @@ from windvane.evaluation.signal import SignalStatistics, signal_statistics
 from windvane.recipes.compare import compare_policies, keep_held_out, read_and_split
 from windvane.recipes.contrast import make_contrast_pairs, select_pairs
 from windvane.recipes.policy import TrainedPolicy, train_stage
-from windvane.recipes.prompt_effect import compare_with_prompt
+from windvane.recipes.prompt_effect import answer_under_prompt, compare_with_prompt
 from windvane.recipes.report import write_summary
 from windvane.recipes.review import review_by_margin, scores_of_initial
 from windvane.recipes.session import Session, open_session
@@ -65,6 +65,7 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
         )
         if config.evaluation is not None:
             keep_held_out(session, held_out, config.evaluation, model=config.model)
+        prompted = answer_under_prompt(session, held_out, config)
         policy, iterations = config.model, list[Iteration]()
         for number, queries in enumerate(parts, start=1):
             first = iterations[0].signal if iterations else None
@@ -78,7 +79,7 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
                 seed=config.seed, shard_size=config.shard_size,
             )  # fmt: skip
             evaluation = compared.evaluation
-            effect = compare_with_prompt(session, held_out, compared, config)
+            effect = compare_with_prompt(session, held_out, compared, prompted, config)
         result = SSOResult(Path(policy), run.path, iterations, evaluation, effect)
         write_summary(run, "sso", model=config.model, seed=config.seed, results=summary_of(result, config))
         reporter.places({"aligned model": policy, "run directory": run.path})
