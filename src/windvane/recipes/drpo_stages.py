@@ -84,7 +84,8 @@ class Desk:
         """Keep from what is done inside the part of the budget that the proof needs."""
         self._say_what_it_can_take()  # of the whole budget
         budget = self.roles.budget
-        budget.settings, budget.kept_for = for_the_search(self.config.budget, self._plan), "the proof"
+        budget.settings = for_the_search(self.config.budget, self._plan)
+        budget.kept_for = "the proof" if budget.settings != self.config.budget else None
         try:
             yield
         finally:
