@@ -84,6 +84,12 @@ CASES = {
     "queries fewer than the minibatch": (["max_queries=14"], ["6 queries", "8", "holdout"]),
     "queries fewer than held out": (["max_queries=7"], ["held-out", "8"]),
     "too few held out to prove anything": (["holdout=2"], ["holdout", "at least 6", "2"]),
+    "too few held out for so many finalists": (
+        ["proof.finalists=3", "holdout=6"], ["holdout 6", "3 finalists", "holdout to 7"],
+    ),
+    "the price of a role that is none": (
+        ["budget.prices={optimiser: {prompt: 1, completion: 1}}"], ["budget.prices.optimiser", "optimizer"],
+    ),
     "queries fewer than the published levels": (["search={type: paper}"], ["16 queries", "30", "search.depth"]),
     "no queries": (["queries=nothing.jsonl"], ["nothing.jsonl", "does not exist"]),
     "an unknown key": (["serch.races=2"], ["serch", "search"]),
