@@ -160,6 +160,7 @@ def test_a_raised_budget_goes_on_from_the_replies_on_file(stub: StubServer, quer
     short = run_drpo(configuration(stub, tmp_path, queries, budget={"calls": 60}), console=small.QUIET)
     assert stub.total - before <= 60
     assert short.search.ended == "budget"
+    assert "budget.calls is 60, of which 30 is kept for later, and 30 of it is spent" in short.search.notes[-1]
     longer = run_drpo(configuration(stub, tmp_path, queries, budget={"calls": 2000}), console=small.QUIET)
     (tmp_path / "free").mkdir()
     free = run_drpo(configuration(stub, tmp_path / "free", queries), console=small.QUIET)
@@ -167,6 +168,15 @@ def test_a_raised_budget_goes_on_from_the_replies_on_file(stub: StubServer, quer
     assert longer.proof == free.proof
     replies = [entry.key for entry in read_replies(tmp_path / "run" / "replies.jsonl")]
     assert len(replies) == len(set(replies))
+
+
+def test_what_the_proof_needs_is_kept_from_the_examples_too(stub: StubServer, queries: Path, tmp_path: Path) -> None:
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES), encoding="utf-8")
+    config = configuration(
+        stub, tmp_path, queries, examples=str(tmp_path / "examples.jsonl"), retrieval={"by": "bm25"}, budget={"calls": 8}
+    )
+    run = run_drpo(config, console=small.QUIET).run
+    assert len(list(read_replies(run / "replies.jsonl"))) == 4  # without a limit the examples take 9
 
 
 def test_money_is_counted_over_all_roles_and_never_overstepped(stub: StubServer, queries: Path, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def optimise_examples(desk: Desk, attempt: int) -> list[Demonstration]:
         return given
 
     def make() -> list[OptimisedDemonstration]:
-        return desk.ask("examples", lambda: optimise(given, desk.roles.judge(), desk.roles.optimizer(), settings))
+        with desk.leaving_the_proof():
+            return desk.ask("examples", lambda: optimise(given, desk.roles.judge(), desk.roles.optimizer(), settings))
 
     made = desk.once("examples", attempt, make, OptimisedDemonstration, given)
     return [Demonstration(query=one.query, answer=one.answer) for one in made]
