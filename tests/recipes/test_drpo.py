@@ -173,7 +173,12 @@ def test_a_raised_budget_goes_on_from_the_replies_on_file(stub: StubServer, quer
 def test_what_the_proof_needs_is_kept_from_the_examples_too(stub: StubServer, queries: Path, tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES), encoding="utf-8")
     config = configuration(
-        stub, tmp_path, queries, examples=str(tmp_path / "examples.jsonl"), retrieval={"by": "bm25"}, budget={"calls": 8}
+        stub,
+        tmp_path,
+        queries,
+        examples=str(tmp_path / "examples.jsonl"),
+        retrieval={"by": "bm25"},
+        budget={"calls": 8},
     )
     run = run_drpo(config, console=small.QUIET).run
     assert len(list(read_replies(run / "replies.jsonl"))) == 4  # without a limit the examples take 9
