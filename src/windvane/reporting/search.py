@@ -100,10 +100,10 @@ class SearchView:
         """Return the view at this moment."""
         head = f"{self._stage}: {self.calls()}"
         if self._progress is None:
-            spent, made = time.monotonic() - self._begun, self._traffic().done - self._first
+            spent, answered = time.monotonic() - self._begun, self._traffic().done - self._first
             head += f"; {duration(spent)} so far"
-            if self._most is not None and made > 0:
-                head += f", at most about {duration(spent / made * max(0, self._most - made))} left"
+            if self._most is not None and answered > 0:
+                head += f", at most about {duration(spent / answered * max(0, self._most - answered))} left"
             return Text(head)
         made = table(self.standing(self._progress), "prompt", "")
         made.columns[1].justify = "left"
