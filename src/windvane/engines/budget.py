@@ -83,8 +83,6 @@ class Budget:
     def __init__(self, settings: BudgetSettings, *, earlier: Mapping[str, Usage] | None = None) -> None:
         """Begin with what the same run spent `earlier`, by role, as the journal of its replies tells."""
         self.settings = settings
-        self.at_present = settings
-        """What may be spent at the moment; less than `settings` while a part is kept for what comes later."""
         self._settled: dict[str, Usage] = defaultdict(Usage, earlier or {})
         self._reserved: dict[str, Usage] = defaultdict(Usage)
         self._waiting: deque[tuple[str, Usage, asyncio.Future[None]]] = deque()
@@ -174,7 +172,7 @@ class Budget:
         """Return which limit does not hold when `more` is added to what stands in some ledgers."""
         total = self._spend([*ledgers, {role: more}])
         for name in Spend._fields:
-            limit = getattr(self.at_present, name)
+            limit = getattr(self.settings, name)
             if limit is not None and getattr(total, name) > limit:
                 return name
         return None
@@ -193,12 +191,9 @@ class Budget:
 
     def _spent_error(self, role: str, most: Usage, limit: str) -> BudgetSpent:
         wanted = getattr(self._spend([{role: most}]), limit)
-        whole = getattr(self.settings, limit)
-        kept = whole - getattr(self.at_present, limit)
         return BudgetSpent(
-            f"budget.{limit} is {whole:g}{f', of which {kept:g} is kept for later' if kept else ''}, and "
-            f"{getattr(self.spent, limit):g} of it is spent: one more request of {role}, which may take {wanted:g}, "
-            f"was not sent. Raise budget.{limit} to go on."
+            f"budget.{limit} is {getattr(self.settings, limit):g}, and {getattr(self.spent, limit):g} of it is spent: "
+            f"one more request of {role}, which may take {wanted:g}, was not sent. Raise budget.{limit} to go on."
         )
 
 

@@ -303,9 +303,8 @@ class _Search:
         everything = [answer for answers in self._judged.values() for answer in answers.values()]
         if len(everything) >= _ALL_UNSCORED and all(answer.value is None for answer in everything):
             raise RunFailed(
-                f"None of the first {len(everything)} answers has a score. The first: "
-                f"{(everything[0].unscored or '').rstrip('.')}. Where it is the judge that cannot be read, look at its "
-                "replies, take another judge, or ask it for less."
+                f"None of the first {len(everything)} answers has a score. The first: {everything[0].unscored}. "
+                "Look at the judge's replies, take another judge, or ask it for less."
             )
 
     def _look(

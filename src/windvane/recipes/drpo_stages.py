@@ -93,11 +93,11 @@ class Desk:
     def leaving_the_proof(self) -> Iterator[None]:
         """Keep from what is done inside the part of the budget that the proof needs."""
         budget = self.roles.budget
-        budget.at_present = for_the_search(self.config.budget, self._plan)
+        budget.settings = for_the_search(self.config.budget, self._plan)
         try:
             yield
         finally:
-            budget.at_present = self.config.budget
+            budget.settings = self.config.budget
 
     def evaluator(self, source: ExampleSource) -> ModelEvaluator:
         """Return who answers under a prompt and scores the answer."""

@@ -182,8 +182,7 @@ def prompt_text(candidate: str, text: str) -> RenderableType:
 
 def search_text(search: Mapping[str, Any], proof: Mapping[str, Any]) -> Text:
     """Return what ``summary.json`` says of a search and its proof, in two lines."""
-    paid = search.get("money")
-    money = f", {paid:.4g} of money" if isinstance(paid, int | float) else ""
+    money = "" if search.get("money") is None else f", {search['money']:.4g} of money"
     levels = f"{search.get('levels')} levels or races, {search.get('candidates')} prompts, {search.get('calls')} calls"
     style = _STYLES.get(str(proof.get("verdict")), "yellow")
     return Text.assemble(f"{levels}{money}\n", (plain(str(proof.get("statement", ""))).plain, style))
