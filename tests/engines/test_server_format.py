@@ -185,6 +185,10 @@ def test_wrong_settings_are_said(given: dict[str, Any], said: str, tmp_path: Any
         {"base_url": "https://host/v1?key=SECRET"},
         {"command": ["vllm", "serve", "{port}", "--api-key", "SECRET"], "base_url": None},
         {"command": ["vllm", "serve", "{port}", "--api-key=SECRET"], "base_url": None},
+        {"command": ["vllm", "serve", "{port}", "--api_key", "SECRET"], "base_url": None},
+        {"command": ["llama-server", "--port", "{port}", "-hft", "SECRET"], "base_url": None},
+        {"command": ["env", "HF_TOKEN=SECRET", "vllm", "serve", "{port}"], "base_url": None},
+        {"command": ["sh", "-c", "VLLM_API_KEY=SECRET vllm serve --port {port}"], "base_url": None},
     ],
 )
 def test_a_key_in_a_configuration_is_refused_and_not_repeated(given: dict[str, Any], tmp_path: Any) -> None:
@@ -194,6 +198,11 @@ def test_a_key_in_a_configuration_is_refused_and_not_repeated(given: dict[str, A
         load_config(Config, file)
     assert "SECRET" not in str(caught.value)
     assert "environment variable" in str(caught.value)
+
+
+def test_what_only_looks_like_a_key_may_stand_in_a_command() -> None:
+    words = ["serve", "--max-num-batched-tokens=4096", "--api-key-file", "keys.txt", "MAX_TOKENS=5", "--port", "{port}"]
+    assert list(ServerSettings(model="m", command=tuple(words)).command) == words
 
 
 def test_settings_survive_their_file(tmp_path: Any) -> None:

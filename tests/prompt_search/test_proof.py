@@ -94,6 +94,16 @@ def test_too_few_values_have_no_interval(n: int, confidence: float, known: bool)
     assert (paired_interval([1.0] * n, confidence=confidence, seed=0) is not None) is known
 
 
+@pytest.mark.parametrize("confidence", [0.95, 1 - 0.05 / 3])
+@pytest.mark.parametrize("n", [6, 7, 8, 9])
+def test_few_values_claim_a_gain_no_more_often_than_promised(n: int, confidence: float) -> None:
+    # Of equal prompts every pattern of signs is as likely as any other, so this share is exact.
+    sizes = [0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.6, 2.0][:n]
+    patterns = [[size * sign for size, sign in zip(sizes, signs, strict=True)] for signs in product((-1, 1), repeat=n)]
+    lows = [(paired_interval(values, confidence=confidence, seed=0) or (-1.0, 1.0))[0] for values in patterns]
+    assert sum(low > 0 for low in lows) <= (1 - confidence) / 2 * len(patterns)
+
+
 def test_few_wins_among_many_ties_prove_nothing() -> None:
     # a normal approximation would claim a gain (t = 2.1 for 4 of 30): by a fair coin it happens once in 16
     assert (paired_interval([1.0] * 4 + [0.0] * 26, confidence=0.95, seed=0) or (1, 1))[0] == 0

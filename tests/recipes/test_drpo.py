@@ -163,8 +163,23 @@ def test_exports(whole: DrpoResult) -> None:
     template = jinja2.Environment().from_string(export_prompt(whole.run, "jinja"))
     assert json.loads(template.render(query="What is {{ this }}?")) == [message.model_dump() for message in wanted]
     modelfile = export_prompt(whole.run, "modelfile")
-    assert modelfile.startswith('FROM stub\nSYSTEM """')
+    assert modelfile.startswith("# ")
+    assert '\nFROM stub\nSYSTEM """' in modelfile
+    assert "\nPARAMETER num_predict 512" in modelfile
     assert modelfile.count("MESSAGE user") == modelfile.count("MESSAGE assistant") == 2
+
+
+def test_an_exported_request_is_the_one_of_the_search(stub: StubServer, queries: Path, tmp_path: Path) -> None:
+    """Fields that a server refuses are left out of it too, and those that the user added are in it."""
+    model = {"model": stub.model, "base_url": stub.url, "leave_out": ["temperature"], "extra_body": {"top_k": 20}}
+    config = configuration(
+        stub, tmp_path, queries, model=model, budget={"calls": 1}, sampling={"max_new_tokens": 32, "top_p": 0.9}
+    )
+    run = run_drpo(config, console=small.QUIET).run
+    asked_for = dict(stub.bodies[-1])
+    assert asked_for.pop("seed") == 0
+    asked_for["messages"] = [*asked_for["messages"][:-1], {"role": "user", "content": "{query}"}]
+    assert json.loads(export_prompt(run, "openai")) == asked_for
 
 
 def test_a_run_that_is_no_search_has_no_prompt(whole: DrpoResult, tmp_path: Path) -> None:
@@ -192,6 +207,20 @@ def test_a_raised_budget_goes_on_from_the_replies_on_file(stub: StubServer, quer
     assert longer.proof == free.proof
     replies = [entry.key for entry in read_replies(tmp_path / "run" / "replies.jsonl")]
     assert len(replies) == len(set(replies))
+
+
+def test_what_the_proof_needs_is_kept_from_the_examples_too(stub: StubServer, queries: Path, tmp_path: Path) -> None:
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES), encoding="utf-8")
+    config = configuration(
+        stub,
+        tmp_path,
+        queries,
+        examples=str(tmp_path / "examples.jsonl"),
+        retrieval={"by": "bm25"},
+        budget={"calls": 8},
+    )
+    run = run_drpo(config, console=small.QUIET).run
+    assert len(list(read_replies(run / "replies.jsonl"))) == 4  # without a limit the examples take 9
 
 
 def test_money_is_counted_over_all_roles_and_never_overstepped(stub: StubServer, queries: Path, tmp_path: Path) -> None:

@@ -84,6 +84,12 @@ CASES = {
     "queries fewer than the minibatch": (["max_queries=14"], ["6 queries", "8", "holdout"]),
     "queries fewer than held out": (["max_queries=7"], ["held-out", "8"]),
     "too few held out to prove anything": (["holdout=2"], ["holdout", "at least 6", "2"]),
+    "too few held out for so many finalists": (
+        ["proof.finalists=3", "holdout=6"], ["holdout 6", "3 finalists", "holdout to 7"],
+    ),
+    "the price of a role that is none": (
+        ["budget.prices={optimiser: {prompt: 1, completion: 1}}"], ["budget.prices.optimiser", "optimizer"],
+    ),
     "queries fewer than the published levels": (["search={type: paper}"], ["16 queries", "30", "search.depth"]),
     "no queries": (["queries=nothing.jsonl"], ["nothing.jsonl", "does not exist"]),
     "an unknown key": (["serch.races=2"], ["serch", "search"]),
@@ -259,6 +265,39 @@ def test_a_run_that_is_not_finished_has_no_prompt_yet(place: Search) -> None:
         place.configure(stub)
         assert place.drpo().code == 3
         refused(place, lambda: place("prompt", "ask", "run", "Hello?"), "prompt.json", "not finished")
+
+
+DAMAGED = {
+    "a proof of something else": (["show"], "proof.json", "{}", ["proof.json", "cannot be read", "same command"]),
+    "a prompt of something else": (["export"], "prompt.json", "[]", ["prompt.json", "cannot be read", "same command"]),
+    "bytes that are no text": (["show"], "prompt.json", "\udcff", ["prompt.json", "damaged", "same command"]),
+    "another configuration": (["export", "--format", "openai"], "config.yaml", "model: 5\n", ["run", "configuration"]),
+}
+
+
+def test_what_is_wrong_in_a_run_directory_is_named(place: Search) -> None:
+    assert place.drpo().code == 0
+    for words, name, text, parts in DAMAGED.values():
+        path = place.root / "run" / name
+        before = path.read_bytes()
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        outcome = place("prompt", words[0], "run", *words[1:])
+        assert outcome.code == 2, outcome
+        assert all(part in outcome.err for part in parts), outcome.err
+        path.write_bytes(before)
+    for summary in ("[1]", '{"search": 5}'):
+        place.write("run/summary.json", summary)
+        assert "A gain" in place("prompt", "show", "run").out
+
+
+def test_a_query_that_the_model_does_not_take_is_the_users(place: Search) -> None:
+    with StubServer(reply=drpo_world.reply, longest=5000) as stub:
+        place.configure(stub)
+        assert place.drpo().code == 0
+        outcome = place("prompt", "ask", "run", "word " * 2000)
+    assert outcome.code == 2, outcome
+    assert "has no reply to one request" in outcome.err
+    assert "same command" not in outcome.err
 
 
 def test_an_empty_query_is_refused(place: Search) -> None:

@@ -11,6 +11,7 @@ from windvane.prompt_search.contracts import Progress
 from windvane.prompt_search.proof import Proof, compare
 from windvane.prompt_search.records import Candidate, Judged
 from windvane.reporting.search import SearchView, Traffic, proof_tables, search_text
+from windvane.run.progress import ProgressDisplay
 from windvane.types import Message, Query
 
 BEST = Candidate(id="p3", text="Be [bold]brief[/bold].\x1b[31m", parent="p0", origin="optimizer")
@@ -45,7 +46,8 @@ def test_calls_done_in_flight_and_left(limits: dict[str, float], left: str) -> N
 
 def test_a_line_for_each_race_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    view = SearchView(Console(file=out, width=300), lambda: traffic(calls=500))
+    replies = iter((100, 120, 120))
+    view = SearchView(Console(file=out, width=300), lambda: traffic(calls=500)._replace(done=next(replies)))
     with view.stage("race"):
         view(PROGRESS)
     (line,) = out.getvalue().splitlines()
@@ -64,6 +66,61 @@ def test_on_a_terminal_the_best_prompt_and_the_running_ones_are_shown_as_plain_t
     assert "Be [bold]brief[/bold]." in said  # no markup, no colour of its own
     assert "p7" in said
     assert "left" in said
+
+
+class Clock:
+    """Seconds and replies, as a test moves them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.replies = 1000.0, 40
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        self.view = SearchView(Console(quiet=True), lambda: traffic()._replace(done=self.replies))
+
+    def moves(self, seconds: float, replies: int, progress: Progress | None = None) -> str:
+        """Return the line of the view, or the whole view where there is no progress, after a while."""
+        self.now, self.replies = self.now + seconds, self.replies + replies
+        if progress is None:
+            return shown(self.view.shown())
+        self.view(progress)
+        return self.view.standing(progress)
+
+
+def test_the_time_left_is_that_of_the_steps_to_come_and_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, looks = Clock(monkeypatch), PROGRESS._replace(step=1, steps=4, done=False)
+    with clock.view.stage("race"):
+        assert "left" not in clock.moves(20, 10, looks)  # nobody knows yet how long a race takes
+        assert "at most about 1 min 30 s left" in clock.moves(10, 5, looks._replace(done=True))
+        assert "at most about 1 min 20 s left" in clock.moves(10, 5)
+        assert "at most about 1 min 0 s left" in clock.moves(300, 5)  # the second takes longer: two more are to come
+        assert "at most about 1 min 0 s left" in clock.moves(0, 5, looks._replace(step=2))
+        assert "at most about 5 min 40 s left" in clock.moves(0, 0, looks._replace(step=2, done=True))
+        assert "left" not in clock.moves(10, 5, looks._replace(step=4, done=True))
+
+
+def test_steps_that_were_answered_from_file_do_not_count_as_fast_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, race = Clock(monkeypatch), PROGRESS._replace(step=1, steps=4)
+    with clock.view.stage("race"):
+        assert "left" not in clock.moves(0.1, 0, race)
+        assert "at most about 1 min 0 s left" in clock.moves(30, 9, race._replace(step=2))
+
+
+def test_the_proof_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    with clock.view.stage("proof", 96):
+        assert clock.moves(5, 0).strip() == "proof: 40 calls done, 14 in flight; 5 s so far"
+        assert "20 s so far, at most about 1 min 0 s left" in clock.moves(15, 24)
+        assert "at most about 0 s left" in clock.moves(15, 200)
+
+
+def test_a_line_while_the_view_is_drawn_goes_above_it() -> None:
+    """A run says that it loads a model while its search is shown already."""
+    out = io.StringIO()
+    run = ProgressDisplay(Console(file=out, force_terminal=True, width=100))
+    view = SearchView(run.console, traffic)
+    with view.stage("race"):
+        run.say("loading a model")
+    (line,) = [line for line in out.getvalue().splitlines() if "loading a model" in line]
+    assert "race" not in line
 
 
 def judged(score: float | None) -> Judged:

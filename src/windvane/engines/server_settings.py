@@ -18,6 +18,8 @@ _OURS = (
     "response_format",
 )  # fmt: skip
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_KEY_OPTION = re.compile(r"--?(?:api[-_]?key|hf[-_]?token|hft|auth[-_]?token|password)(?==|$)", re.IGNORECASE)
+_KEY_VARIABLE = re.compile(r"[A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD)(?==)")
 
 
 def _has_valid_port(parts: SplitResult) -> bool:
@@ -110,11 +112,13 @@ class ServerSettings(Settings):
     @field_validator("command")
     @classmethod
     def _holds_no_key(cls, command: tuple[str, ...]) -> tuple[str, ...]:
-        if any(part == "--api-key" or part.startswith("--api-key=") for part in command):
-            raise ValueError(
-                "--api-key would write a key into files and process lists; leave it out (the server is for this run), "
-                "or set the server's own environment variable, such as VLLM_API_KEY"
-            )
+        words = [word for part in command for word in part.split()]  # those of a shell command, too
+        for word in words:
+            if found := _KEY_OPTION.match(word) or _KEY_VARIABLE.match(word):
+                raise ValueError(
+                    f"{found[0]} would write a key into files and process lists; leave it out (the server is for this "
+                    "run), or export the server's own environment variable, such as VLLM_API_KEY or HF_TOKEN, before"
+                )
         return command
 
     @field_validator("extra_body")

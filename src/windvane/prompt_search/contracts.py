@@ -84,7 +84,7 @@ class Progress(NamedTuple):
     """Where a search stands, for whoever watches."""
 
     step: int
-    """Levels or races that are done."""
+    """Level or race that this is about."""
     steps: int
     """How many there can be at most."""
     running: tuple[Candidate, ...]
@@ -94,6 +94,8 @@ class Progress(NamedTuple):
     """Mean score of the best prompt so far, over what it was judged on."""
     difference: tuple[float, float, float] | None = None
     """Of a race's leader against the incumbent: low, mean, high."""
+    done: bool = True
+    """Whether the step is over; a race goes on after its first looks."""
 
 
 Watch = Callable[[Progress], None]

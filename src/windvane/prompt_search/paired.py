@@ -1,17 +1,21 @@
 """An interval for the mean of paired differences that keeps its word on few, tied and rounded values."""
 
+import math
 import random
 from collections.abc import Sequence
 
 _SUBSETS = 2000
+_ALL_OF = 12
+"""Values up to which all subsets are taken. Of the few that there are, random ones would be drawn again and again, and
+the share below the k-th smallest mean would be larger than it is for different ones."""
 _DECIMALS = 9
 """Marks are means of a few whole numbers, so what lies below is rounding, and rounding must not claim a gain."""
 
 
 def paired_interval(values: Sequence[float], *, confidence: float, seed: int) -> tuple[float, float] | None:
-    """Return an interval for the mean of `values`, or None where there are too few for one of this confidence.
+    """Return an interval for the mean of `values`, or None where they are fewer than `fewest_values`.
 
-    Hartigan's typical values (JASA 64, 1969): of the means of many random subsets, each value in or out by a fair coin,
+    Hartigan's typical values (JASA 64, 1969): of the means of all subsets, or of random ones where there are too many,
     the quantiles at both ends. If the values are symmetric about their mean, as paired differences are wherever both
     sides are equally good, the true mean lies below, above and between such subset means with exactly known
     probability, whatever the distribution: it is the sign-flip test turned into an interval. So with equal prompts it
@@ -21,14 +25,23 @@ def paired_interval(values: Sequence[float], *, confidence: float, seed: int) ->
     is not.
     """
     n = len(values)
-    tail = (1 - confidence) / 2
-    if n == 0 or 1 / 2**n > tail:  # not even agreement of all values would be rare enough
+    if n < fewest_values(confidence):
         return None
     tables = [_sums(values[place : place + 8]) for place in range(0, n, 8)]
     source = random.Random(seed)
-    means = sorted(_mean(source.randrange(1, 2**n), tables) for _ in range(_SUBSETS - 1))
-    cut = max(1, int(tail * _SUBSETS))  # the k-th smallest of N - 1 has a share of k / N below it
+    drawn = range(1, 2**n) if n <= _ALL_OF else [source.randrange(1, 2**n) for _ in range(_SUBSETS - 1)]
+    means = sorted(_mean(bits, tables) for bits in drawn)
+    cut = max(1, int(_tail(confidence) * (len(means) + 1)))  # the k-th smallest of N - 1 has a share of k / N below it
     return round(means[cut - 1], _DECIMALS), round(means[-cut], _DECIMALS)
+
+
+def fewest_values(confidence: float) -> int:
+    """Return with how many values there is an interval: with fewer, not even agreement of all would be rare enough."""
+    return math.ceil(-math.log2(_tail(confidence)))
+
+
+def _tail(confidence: float) -> float:
+    return (1 - confidence) / 2
 
 
 def _sums(values: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from windvane.config import Settings
 from windvane.errors import BudgetSpent, DataError
 from windvane.prompt_search.contracts import Evaluator, Stop
-from windvane.prompt_search.paired import paired_interval
+from windvane.prompt_search.paired import fewest_values, paired_interval
 from windvane.prompt_search.records import Candidate, Judged
 from windvane.prompt_search.standing import aspect_differences, paired_difference
 from windvane.prompt_search.together import Answers
@@ -23,8 +23,13 @@ CONFIDENCE = 0.95
 class ProofSettings(Settings):
     """How the found prompts are held against the start prompt."""
 
-    finalists: int = Field(default=1, ge=1)
+    finalists: int = Field(default=1, ge=1, le=20)
     """Prompts that meet the start prompt, the best of the search first. Each further one widens all intervals."""
+
+    @property
+    def fewest_queries(self) -> int:
+        """Queries with which a proof of so many prompts can say anything."""
+        return fewest_values(_confidence(self.finalists))
 
 
 class AspectProof(Record):
@@ -124,7 +129,7 @@ async def prove(
         judged = {candidate.id: await _known(answers, candidate, queries, stop_on) for candidate in (start, *finalists)}
     finally:
         await answers.close()
-    confidence = 1 - (1 - CONFIDENCE) / len(finalists)
+    confidence = _confidence(len(finalists))
     comparisons = tuple(
         compare(candidate.id, judged[start.id], judged[candidate.id], queries, confidence=confidence, seed=seed)
         for candidate in finalists
@@ -164,6 +169,11 @@ def compare(
         aspects=_by_aspect(pairs),
         queries=rows,
     )
+
+
+def _confidence(finalists: int) -> float:
+    """Return the confidence of each interval with which all of them hold with `CONFIDENCE` (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / finalists
 
 
 def _row(query_id: str, start: Judged | None, found: Judged | None) -> QueryProof:

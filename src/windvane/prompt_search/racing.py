@@ -271,9 +271,9 @@ class _Search:
         started, incumbent, accepted = list(running), self._incumbent, None
         looks = self._settings.looks(len(order))
         try:
-            for done, size in enumerate(looks, start=1):
+            for place, size in enumerate(looks, start=1):
                 await self._judge([incumbent, *running], order[:size])
-                standings = self._look(running, started, done, last=size == looks[-1])
+                standings = self._look(running, started, place, last=size == looks[-1])
                 rungs.append(Rung(query_ids=tuple(query.id for query in order[:size]), standings=tuple(standings)))
                 accepted = next((one.candidate for one in standings if one.verdict == "accepted"), None)
                 if accepted is not None:
@@ -281,8 +281,9 @@ class _Search:
                     self._incumbents.append(self._incumbent)
                 staying = {one.candidate for one in standings if one.verdict == "stays"}
                 running = [candidate for candidate in running if candidate.id in staying]
-                self._report(number, standings, running)
-                if accepted is not None or not running:
+                done = accepted is not None or not running
+                self._report(number, standings, running, done=done)
+                if done:
                     break
         finally:
             self._races.append(Race(number=number, incumbent=incumbent.id, rungs=tuple(rungs), accepted=accepted))
@@ -334,14 +335,14 @@ class _Search:
         scores = [one.value for one in self._judged[candidate.id].values() if one.value is not None]
         return fmean(scores) if scores else None
 
-    def _report(self, number: int, standings: Sequence[Standing], running: Sequence[Candidate]) -> None:
+    def _report(self, number: int, standings: Sequence[Standing], running: Sequence[Candidate], *, done: bool) -> None:
         leaders = [one for one in standings if one.difference is not None and one.low is not None]
         first = max(leaders, key=lambda one: one.difference or 0, default=None)
         interval = None
         if first is not None and first.low is not None and first.high is not None and first.difference is not None:
             interval = (first.low, first.difference, first.high)
         score = self._score(self._incumbent)
-        self._crew.watch(Progress(number, self._settings.races, tuple(running), self._incumbent, score, interval))
+        self._crew.watch(Progress(number, self._settings.races, tuple(running), self._incumbent, score, interval, done))
 
     def result(self, ended: Ended) -> SearchResult:
         """Return what was found."""

@@ -43,7 +43,7 @@ def run_drpo(config: DrpoConfig, *, console: Console | None = None) -> DrpoResul
         open_roles(config, session.run.path, session.run.say) as roles,
     ):
         run = session.run
-        desk = Desk(config, run, roles, read_data(config), console or Console(stderr=True))
+        desk = Desk(config, run, roles, read_data(config))
         for attempt in count(1):
             examples = optimise_examples(desk, attempt)
             source = source_of(examples, config.retrieval)
@@ -67,7 +67,8 @@ def optimise_examples(desk: Desk, attempt: int) -> list[Demonstration]:
         return given
 
     def make() -> list[OptimisedDemonstration]:
-        return desk.ask("examples", lambda: optimise(given, desk.roles.judge(), desk.roles.optimizer(), settings))
+        with desk.leaving_the_proof():
+            return desk.ask("examples", lambda: optimise(given, desk.roles.judge(), desk.roles.optimizer(), settings))
 
     made = desk.once("examples", attempt, make, OptimisedDemonstration, given)
     return [Demonstration(query=one.query, answer=one.answer) for one in made]
@@ -106,7 +107,7 @@ def prove_prompt(desk: Desk, attempt: int, source: NearestExamples, result: Sear
         )
 
     def make() -> list[Proved]:
-        return [Proved(proof=desk.ask("proof", proving))]
+        return [Proved(proof=desk.ask("proof", proving, most=desk.proof_calls))]
 
     return desk.once("proof", attempt, make, Proved, (data.held_out, result))[0].proof
 

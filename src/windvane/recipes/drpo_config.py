@@ -24,6 +24,10 @@ LEAST_HELD_OUT = 6
 """Queries with which a proof can say anything: of five coins that fall alike, one in 16 does so by chance."""
 
 
+ROLES = ("model", "judge", "optimizer")
+"""Who may cost something, by the names that `budget.prices` has for them."""
+
+
 class LocalModel(Settings):
     """A model that runs in this process, as `engine` says."""
 
@@ -173,6 +177,13 @@ class DrpoConfig(ModelRunConfig):
                 "optimizer has no effect: the proposer guidelines asks no model, and no examples are rewritten; leave "
                 "it out"
             )
+        if self.holdout < self.proof.fewest_queries:
+            raise ValueError(
+                f"holdout {self.holdout} cannot prove anything about {self.proof.finalists} finalists, whose intervals "
+                f"are the wider for it: set holdout to {self.proof.fewest_queries} at least, or lower proof.finalists"
+            )
+        if unknown := sorted(set(self.budget.prices) - set(ROLES)):
+            raise ValueError(f"budget.prices.{unknown[0]} is the price of nobody; the roles are {', '.join(ROLES)}")
         return self
 
     @property

@@ -4,8 +4,6 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from windvane.data import load_queries
 from windvane.data.messages import text_of
 from windvane.data.queries import collect, normalised_prompt, refuse_none, row_id, row_source
@@ -57,9 +55,9 @@ class Proved(Record):
 class Desk:
     """What every stage works with."""
 
-    def __init__(self, config: DrpoConfig, run: RunDirectory, roles: Roles, data: Data, console: Console) -> None:
+    def __init__(self, config: DrpoConfig, run: RunDirectory, roles: Roles, data: Data) -> None:
         self.config, self.run, self.roles, self.data = config, run, roles, data
-        self.view = SearchView(console, roles.traffic)
+        self.view = SearchView(run.console, roles.traffic)
         self._plan = plan_of(config, data)
         self._guidelines = _guidelines(config)
         self._said = False
@@ -69,10 +67,18 @@ class Desk:
         stage = name if attempt == 1 else f"{name}-{attempt}"
         return self.run.once(stage, make, kind, inputs=(self.roles.names, inputs))
 
-    def ask(self, stage: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do the asynchronous work of a stage, shown while it lasts; the first time, say what the run can take."""
+    @property
+    def proof_calls(self) -> int:
+        """Calls that the proof can take."""
+        return sum(part.times for part in self._plan.proof)
+
+    def ask(self, stage: str, make: Callable[[], Coroutine[Any, Any, T]], *, most: int | None = None) -> T:
+        """Do the asynchronous work of a stage, shown while it lasts; the first time, say what the run can take.
+
+        `most` are the calls that a stage without steps can take.
+        """
         self._say_what_it_can_take()
-        with self.view.stage(stage):
+        with self.view.stage(stage, most):
             result = self.roles.work(make)
         counted, usage = self.run.counts(), self.roles.usage
         for name, total in (("model_calls", usage.calls), ("tokens_generated", usage.completion_tokens)):

@@ -4,14 +4,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import PlainSerializer, ValidationError
 from rich.console import Console
 
-from windvane.engines.protocols import Reply, Talker
+from windvane.engines.chat_api import Dialect, request_body
+from windvane.engines.protocols import ChatRequest, Reply, Talker
 from windvane.engines.server_settings import ServerSettings
-from windvane.errors import ConfigError, RunDirectoryError
+from windvane.errors import ConfigError, DataError, NoReply, RunDirectoryError
 from windvane.prompt_search.demonstrations import Demonstration
 from windvane.prompt_search.evaluator import Prompted
 from windvane.prompt_search.proof import Proof
@@ -25,6 +26,8 @@ from windvane.reporting.cells import plain
 from windvane.reporting.search import prompt_text, proof_tables, search_text
 from windvane.run import RunDirectory, RunView
 from windvane.types import Message, Query, Record, Sampling
+
+R = TypeVar("R", bound=Record)
 
 PROMPT = "prompt.json"
 """The found prompt, with all that rendering needs."""
@@ -41,7 +44,7 @@ class FoundPrompt(Record):
     examples: tuple[Demonstration, ...]
     """All optimised examples; `retrieval` says which of them a query is answered with."""
     retrieval: RetrievalSettings
-    sampling: Sampling
+    sampling: Annotated[Sampling, PlainSerializer(Sampling._asdict)]
     start_prompt: str
     candidate: str
     """The prompt's number in the search; p0 is the start prompt."""
@@ -82,13 +85,7 @@ class FoundPrompt(Record):
             command = provenance.get("command") if isinstance(provenance, dict) else None
             what = "is not finished; run the same command again" if command == "drpo" else f"is a run of {command}"
             raise RunDirectoryError(f"{view.path} has no {PROMPT}: it {what}. Prompts are found by windvane drpo.")
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            raise RunDirectoryError(
-                f"{view.path / PROMPT} cannot be read ({error.error_count()} of its values are wrong). Run the same "
-                "command again to have it written."
-            ) from error
+        return _valid(cls, found, view.path / PROMPT)
 
     def source(self) -> ExampleSource:
         """Return who chooses the examples."""
@@ -108,26 +105,46 @@ def show_prompt(path: Path, console: Console | None = None) -> None:
     for number, example in enumerate(found.examples, start=1):
         console.print(prompt_text(f"Example {number}", f"{example.query.text}\n→ {example.answer}"))
     proof = view.json(PROOF)
-    console.print(found.statement if proof is None else proof_tables(Proof.model_validate(proof)))
+    console.print(found.statement if proof is None else proof_tables(_valid(Proof, proof, view.path / PROOF)))
     summary = view.json(SUMMARY)
-    if isinstance(summary, dict):
-        search = summary.get("search", {})
+    search = summary.get("search") if isinstance(summary, dict) else None
+    if isinstance(search, dict):
         console.print(search_text(search, {}))
         for note in search.get("notes", ()):
             console.print(plain(note), highlight=False, soft_wrap=True)
 
 
+def _valid(kind: type[R], values: object, path: Path) -> R:
+    """Return a record that a run wrote; raises `RunDirectoryError` where the file says something else."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise RunDirectoryError(
+            f"{path} cannot be read ({error.error_count()} of its values are wrong). Run the same command again to "
+            "have it written."
+        ) from error
+
+
+def _config(view: RunView) -> DrpoConfig:
+    try:
+        return DrpoConfig.model_validate(view.config())
+    except ValidationError as error:
+        raise RunDirectoryError(
+            f"{view.path} has a configuration that this version of windvane cannot read."
+        ) from error
+
+
 def ask_prompt(path: Path, text: str, console: Console | None = None) -> Reply:
-    """Answer a query with the found prompt, by the model that it was found for, and print the answer."""
+    """Answer a query with the found prompt, by the model that it was found for, and print the answer.
+
+    Raises `ConfigError` for an empty query and `DataError` for one that the model does not take.
+    """
     console = console or Console()
     view = RunDirectory.read(path)
     found = FoundPrompt.read(view)
     if not text.strip():
         raise ConfigError("The query is empty; give some text to answer.")
-    try:
-        config = DrpoConfig.model_validate(view.config())
-    except ValidationError as error:
-        raise RunDirectoryError(f"{path} has a configuration that this version of windvane cannot read.") from error
+    config = _config(view)
     said = Console(stderr=True)
     with TemporaryDirectory() as folder:
         engines = Engines(config.engine, config.seed, Path(folder), lambda line: said.print(line, markup=False))
@@ -135,6 +152,8 @@ def ask_prompt(path: Path, text: str, console: Console | None = None) -> Reply:
             reply = engines.work(
                 lambda: found.prompted(engines.talker(config.model)).answer(found.system_prompt, asked(text))
             )
+        except NoReply as error:
+            raise DataError(str(error)) from error
         finally:
             engines.close()
     console.print(reply.text, markup=False, highlight=False, soft_wrap=True)
@@ -153,9 +172,10 @@ Format = Literal["json", "txt", "openai", "jinja", "modelfile"]
 def export_prompt(path: Path, form: Format) -> str:
     """Return the found prompt in a format.
 
-    json is the file as it is; txt the system prompt alone; openai the body of a request with `{query}` for the user's
-    text; jinja a template of the messages as JSON, of one variable `query`; modelfile what Ollama builds a model from.
-    The last three hold the first examples: which ones are most like a query is only known when it comes.
+    json is the file as it is; txt the system prompt alone; openai the body of a request of the search, without a seed
+    and with `{query}` for the user's text; jinja a template of the messages as JSON, of one variable `query`; modelfile
+    what Ollama builds a model from. The last three hold the first examples: which ones are most like a query is only
+    known when it comes.
     """
     view = RunDirectory.read(path)
     found = FoundPrompt.read(view)
@@ -163,21 +183,18 @@ def export_prompt(path: Path, form: Format) -> str:
         return json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False)
     if form == "txt":
         return found.system_prompt
-    model = DrpoConfig.model_validate(view.config()).model
+    model = _config(view).model
     messages = render(found.system_prompt, found.examples[: found.retrieval.k], asked(QUERY))
     if form == "openai":
-        body = {"model": model.model, "messages": [message.model_dump() for message in messages], **_sampling(found)}
+        server = model if isinstance(model, ServerSettings) else _served(model)
+        body = request_body(ChatRequest(messages, found.sampling), 1, server, Dialect(seed=False))
         return json.dumps(body, indent=2, ensure_ascii=False)
     return _jinja(messages) if form == "jinja" else _modelfile(messages, model, found)
 
 
-def _sampling(found: FoundPrompt) -> dict[str, float]:
-    sampling = found.sampling
-    return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_new_tokens,
-    }
+def _served(model: LocalModel) -> ServerSettings:
+    """Return the settings of a server that has a local model, wherever that may be."""
+    return ServerSettings(model=model.model, base_url="http://127.0.0.1:8000/v1")
 
 
 def _jinja(messages: Sequence[Message]) -> str:
@@ -195,7 +212,7 @@ def _braceless(text: str) -> str:
 
 
 def _modelfile(messages: Sequence[Message], model: LocalModel | ServerSettings, found: FoundPrompt) -> str:
-    lines = [f"FROM {model.model}"]
+    lines = ["# Put the name or the path that Ollama has for this model behind FROM.", f"FROM {model.model}"]
     for message in messages[:-1]:
         if '"""' in message.content:
             raise ConfigError(
@@ -203,6 +220,7 @@ def _modelfile(messages: Sequence[Message], model: LocalModel | ServerSettings, 
             )
         head = "SYSTEM" if message.role == "system" else f"MESSAGE {message.role}"
         lines.append(f'{head} """{message.content}"""')
-    names = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "num_predict"}
-    lines += [f"PARAMETER {names[name]} {value:g}" for name, value in _sampling(found).items()]
+    sampling = found.sampling
+    lines += [f"PARAMETER temperature {sampling.temperature}", f"PARAMETER top_p {sampling.top_p}"]
+    lines += [f"PARAMETER num_predict {sampling.max_new_tokens}"]
     return "\n".join(lines)

@@ -34,6 +34,35 @@ class Traffic(NamedTuple):
     """What may be spent, of which `spent` is gone."""
 
 
+class _Pace:
+    """How long a step takes: what the steps took that are over, without those that were answered from file."""
+
+    def __init__(self, now: float, replies: int) -> None:
+        self._since, self._first = now, 0
+        """When the steps that count began, and how many were over by then."""
+        self._moved, self._over = now, 0
+        """When the last step was over, and how many are."""
+        self._replies = replies
+        """On file by then."""
+
+    def note(self, progress: Progress, now: float, replies: int) -> None:
+        """Take note of where the search stands, and of how many replies are on file."""
+        over = progress.step if progress.done else progress.step - 1
+        if over == self._over:
+            return
+        if replies == self._replies:  # nothing was asked
+            self._since, self._first = now, over
+        self._moved, self._over, self._replies = now, over, replies
+
+    def left(self, progress: Progress, now: float) -> float | None:
+        """Return the seconds that the steps to come take, if there are that many; None where nothing is known."""
+        counted = self._over - self._first
+        if counted <= 0 or self._over >= progress.steps:
+            return None
+        each = (self._moved - self._since) / counted
+        return each * (progress.steps - self._over) - min(now - self._moved, each)
+
+
 class SearchView:
     """Shows a search while it runs: redrawn on a terminal, a line for each level or race elsewhere. It is a `Watch`."""
 
@@ -42,11 +71,17 @@ class SearchView:
         self._stage = ""
         self._begun = time.monotonic()
         self._progress: Progress | None = None
+        self._pace = _Pace(self._begun, 0)
+        self._first = 0
+        """Replies on file when the stage began."""
+        self._most: int | None = None
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Show the work of a stage until it ends."""
+    def stage(self, name: str, most: int | None = None) -> Iterator[None]:
+        """Show the work of a stage until it ends; `most` are the calls that it can take, where it has no steps."""
         self._stage, self._begun, self._progress = name, time.monotonic(), None
+        self._first, self._most = self._traffic().done, most
+        self._pace = _Pace(self._begun, self._first)
         if not self._console.is_terminal or self._console.quiet:
             yield
             return
@@ -56,6 +91,7 @@ class SearchView:
     def __call__(self, progress: Progress) -> None:
         """Take note of where the search stands."""
         self._progress = progress
+        self._pace.note(progress, time.monotonic(), self._traffic().done)
         if not self._console.is_terminal:
             line = "; ".join([self.standing(progress), self.calls()])
             self._console.print(Text(line), highlight=False, soft_wrap=True)
@@ -64,7 +100,11 @@ class SearchView:
         """Return the view at this moment."""
         head = f"{self._stage}: {self.calls()}"
         if self._progress is None:
-            return Text(f"{head}; {duration(time.monotonic() - self._begun)} so far")
+            spent, answered = time.monotonic() - self._begun, self._traffic().done - self._first
+            head += f"; {duration(spent)} so far"
+            if self._most is not None and answered > 0:
+                head += f", at most about {duration(spent / answered * max(0, self._most - answered))} left"
+            return Text(head)
         made = table(self.standing(self._progress), "prompt", "")
         made.columns[1].justify = "left"
         add_row(made, f"best, {self._progress.best.id}", plain(self._progress.best.text, limit=_PROMPT))
@@ -82,10 +122,9 @@ class SearchView:
             low, mean, high = map(_signed, progress.difference)
             said.append(f"the leader differs by {mean} [{low} to {high}]")
         said.append(f"{len(progress.running)} in the running")
-        left = progress.steps - progress.step
-        if left and progress.step:
-            seconds = (time.monotonic() - self._begun) / progress.step * left
-            said.append(f"at most about {duration(seconds)} left")
+        left = self._pace.left(progress, time.monotonic())
+        if left is not None:
+            said.append(f"at most about {duration(left)} left")
         return ", ".join(said)
 
     def calls(self) -> str:

@@ -334,6 +334,11 @@ class RunDirectory:
         with self._display.stage(label, total, done=done):
             yield
 
+    @property
+    def console(self) -> Console:
+        """Where progress goes. Whatever is redrawn on a terminal must share it with `say`, or lines land inside it."""
+        return self._display.console
+
     def say(self, text: str) -> None:
         """Tell the user something, in a line above the bar. The text is shown as it is."""
         self._display.say(text)

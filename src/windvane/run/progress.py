@@ -31,7 +31,7 @@ class ProgressDisplay:
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self.console = console
         self._bar: Bar = _NoBar()
         self._done = self._limit = self._total = 0
 
@@ -45,7 +45,7 @@ class ProgressDisplay:
             yield
             return
         outer = (self._bar, self._done, self._limit, self._total)
-        self._bar = _bar(self._console, label, total, done)
+        self._bar = _bar(self.console, label, total, done)
         self._done, self._limit, self._total = done, total, total
         try:
             yield
@@ -69,7 +69,7 @@ class ProgressDisplay:
 
     def say(self, text: str) -> None:
         """Print a line of plain text; a bar moves out of the way."""
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def _bar(console: Console, label: str, total: int, done: int) -> Bar:
