@@ -70,6 +70,27 @@ def test_the_found_prompt_is_better_and_proved(whole: DrpoResult) -> None:
     assert search["candidates"] == len(whole.search.candidates)
 
 
+@pytest.mark.parametrize(
+    ("difference", "verdict", "candidate"),
+    [
+        (0.4, "gain", "p1"),
+        (0.1, "no gain", "p1"),
+        (None, "no gain", "p1"),
+        (-0.1, "no gain", "p0"),
+        (-1.0, "loss", "p0"),
+    ],
+)
+def test_a_prompt_that_scored_less_on_the_held_out_queries_is_not_served(
+    difference: float | None, verdict: str, candidate: str, whole: DrpoResult
+) -> None:
+    assert whole.proof.best is not None
+    best = whole.proof.best.model_copy(update={"difference": difference, "candidate": "p1"})
+    proof = whole.proof.model_copy(update={"verdict": verdict, "best": best})
+    config = DrpoConfig.model_validate(RunDirectory.read(whole.run).config())
+    found = FoundPrompt.of(config, "bm25", (), whole.search, proof)
+    assert (found.candidate, found.supported) == (candidate, verdict == "gain")
+
+
 def test_examples_are_rewritten_and_the_best_version_is_shown(whole: DrpoResult) -> None:
     found = FoundPrompt.read(RunDirectory.read(whole.run))
     assert [example.answer for example in found.examples] == ["A better answer, quality 5."] * 3

@@ -16,7 +16,7 @@ from windvane.types import Message, Query
 
 BEST = Candidate(id="p3", text="Be [bold]brief[/bold].\x1b[31m", parent="p0", origin="optimizer")
 OTHER = Candidate(id="p7", text="Be kind.", parent="p3", origin="optimizer")
-PROGRESS = Progress(2, 8, (OTHER,), BEST, 3.5, (0.1, 0.4, 0.7))
+PROGRESS = Progress(2, 8, (OTHER,), BEST, (3.0, 4.0), (0.1, 0.4, 0.7))
 
 
 def shown(what: RenderableType) -> str:
@@ -51,7 +51,9 @@ def test_a_line_for_each_race_where_there_is_no_terminal() -> None:
     with view.stage("race"):
         view(PROGRESS)
     (line,) = out.getvalue().splitlines()
-    assert line.startswith("race 2 of at most 8, best p3 at 3.50, the leader differs by +0.40 [+0.10 to +0.70]")
+    assert line.startswith(
+        "race 2 of at most 8, best p3 at 3.50 [2.52 to 4.48], the leader differs by +0.40 [+0.10 to +0.70]"
+    )
     assert "1 in the running, at most about" in line
     assert line.endswith("120 calls done, 14 in flight, 370 left")
 

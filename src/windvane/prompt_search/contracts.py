@@ -90,8 +90,8 @@ class Progress(NamedTuple):
     running: tuple[Candidate, ...]
     """The beam, or the candidates that are still in the race."""
     best: Candidate
-    score: float | None
-    """Mean score of the best prompt so far, over what it was judged on."""
+    scores: tuple[float, ...]
+    """Of the best prompt so far, over what it was judged on."""
     difference: tuple[float, float, float] | None = None
     """Of a race's leader against the incumbent: low, mean, high."""
     done: bool = True

@@ -270,7 +270,7 @@ def _scores(version: Version) -> dict[str, float]:
 
 def _marks(judgement: AspectJudgement) -> str:
     marks = [f"- {a.aspect}: {a.score:g}. {a.reason}".rstrip() for a in judgement.aspects if a.score is not None]
-    return "\n".join(marks) or texts().unmarked
+    return fenced("marks", "\n".join(marks) or texts().unmarked)  # a reason may quote the answer
 
 
 def _tried(version: Version, request: str) -> str:

@@ -311,8 +311,9 @@ class _Tree:
         return [by_id[name] for name in dict.fromkeys(self._nodes[number].candidate for number in beam)]
 
     def progress(self) -> Progress:
-        best = self._nodes[self.levels[-1].beam[0]]
-        return Progress(self.levels[-1].number, self.limit, tuple(self._best()), self._best()[0], best.path_mean)
+        path = self._path(self._nodes[self.levels[-1].beam[0]])
+        rewards = tuple(node.reward for node in path[1:])
+        return Progress(self.levels[-1].number, self.limit, tuple(self._best()), self._best()[0], rewards)
 
     def result(self, ended: Ended) -> SearchResult:
         start, *_ = self._candidates.values()

@@ -214,7 +214,7 @@ def _shown(seen: Seen) -> str:
         texts().seen,
         request=fenced("request", request),
         answer=fenced("answer", answer.strip() or "(nothing: the answer is empty)", beside=(request,)),
-        marks="\n".join(marks) or texts().unmarked,
+        marks=fenced("marks", "\n".join(marks) or texts().unmarked),
     )
 
 

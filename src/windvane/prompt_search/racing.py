@@ -332,8 +332,11 @@ class _Search:
         return [self._candidates[name] for _, name in sorted(better, key=lambda one: -one[0])]
 
     def _score(self, candidate: Candidate) -> float | None:
-        scores = [one.value for one in self._judged[candidate.id].values() if one.value is not None]
+        scores = self._scores(candidate)
         return fmean(scores) if scores else None
+
+    def _scores(self, candidate: Candidate) -> tuple[float, ...]:
+        return tuple(one.value for one in self._judged[candidate.id].values() if one.value is not None)
 
     def _report(self, number: int, standings: Sequence[Standing], running: Sequence[Candidate], *, done: bool) -> None:
         leaders = [one for one in standings if one.difference is not None and one.low is not None]
@@ -341,8 +344,10 @@ class _Search:
         interval = None
         if first is not None and first.low is not None and first.high is not None and first.difference is not None:
             interval = (first.low, first.difference, first.high)
-        score = self._score(self._incumbent)
-        self._crew.watch(Progress(number, self._settings.races, tuple(running), self._incumbent, score, interval, done))
+        scores = self._scores(self._incumbent)
+        self._crew.watch(
+            Progress(number, self._settings.races, tuple(running), self._incumbent, scores, interval, done)
+        )
 
     def result(self, ended: Ended) -> SearchResult:
         """Return what was found."""

@@ -57,13 +57,14 @@ class FoundPrompt(Record):
     def of(
         cls, config: DrpoConfig, by: str, examples: Sequence[Demonstration], result: SearchResult, proof: Proof
     ) -> Self:
-        """Return the prompt to use: the finalist that the proof puts first, or the start prompt where that is better.
+        """Return the prompt to use: the finalist that the proof puts first, or the start prompt where it scored less.
 
         `by` is what found the examples, so that whoever answers later does not find others.
         """
         texts = {candidate.id: candidate.text for candidate in result.candidates}
-        best = proof.best if proof.verdict != "loss" else None
-        candidate = result.start.id if best is None else best.candidate
+        best = proof.best  # with a difference of None the proof could not be made, and the search's word stands
+        beaten = best is None or (best.difference is not None and best.difference <= 0)
+        candidate = result.start.id if best is None or beaten else best.candidate
         found_by: Literal["bm25", "embeddings"] = "bm25" if by == "bm25" else "embeddings"
         return cls(
             system_prompt=texts[candidate],

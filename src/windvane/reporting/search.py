@@ -1,8 +1,10 @@
 """A prompt search on the screen: where it stands while it runs, and what its proof says."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
@@ -116,8 +118,8 @@ class SearchView:
     def standing(self, progress: Progress) -> str:
         """Return step, score and time left in a line."""
         said = [f"{self._stage} {progress.step} of at most {progress.steps}", f"best {progress.best.id}"]
-        if progress.score is not None:
-            said[-1] += f" at {number(progress.score)}"
+        if progress.scores:
+            said[-1] += f" at {_mean_in_words(progress.scores)}"
         if progress.difference is not None:
             low, mean, high = map(_signed, progress.difference)
             said.append(f"the leader differs by {mean} [{low} to {high}]")
@@ -138,6 +140,15 @@ class SearchView:
         if now.budget.money is not None:
             said.append(f"{max(0.0, now.budget.money - now.spent.money):.4g} of money left")
         return ", ".join(said)
+
+
+def _mean_in_words(scores: Sequence[float]) -> str:
+    """Return a mean and its 95 % interval, from the standard error: for a watcher, who decides nothing by it."""
+    mean = fmean(scores)
+    if len(scores) < 2:
+        return number(mean)
+    half = 1.96 * stdev(scores) / math.sqrt(len(scores))
+    return f"{number(mean)} [{number(mean - half)} to {number(mean + half)}]"
 
 
 def proof_tables(proof: Proof) -> RenderableType:
