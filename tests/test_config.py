@@ -299,6 +299,7 @@ def test_all_problems_come_at_once_each_with_its_place(write):
 
 class Shares(Settings):
     by_source: bool | dict[str, Annotated[float, Field(gt=0)]] = False
+    names: Annotated[tuple[int, ...], Field(min_length=1)] = (1,)
     urls: Literal["none"] | tuple[str, ...] = "none"
 
 
@@ -311,12 +312,13 @@ class Shares(Settings):
             ["by_source.a must be greater than 0, not 0.", "by_source.b must be a number, not 'x'."],
         ),
         ("urls: [a, 1]", ["urls[1] must be text, not 1."]),
+        ("names: [x]", ["names[0] must be a whole number, not 'x'."]),
         ("by_source: 3", ["by_source must be true or false or a group of keys, not 3."]),
         ("urls: some", ["urls must be none or a list, not 'some'."]),
     ],
 )
 def test_what_is_wrong_inside_a_member_of_a_union_is_one_problem(write, text, wrong):
-    """That the value is not of the union's other type is none, unless it is of neither."""
+    """Not of the union's other type is only what is of neither; and a list is not empty because its element is wrong."""
     with pytest.raises(ConfigError) as caught:
         load_config(Shares, write(text))
     lines = [line for line in str(caught.value).splitlines() if "problems:" not in line]

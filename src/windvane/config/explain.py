@@ -57,12 +57,14 @@ def problems(error: ValidationError, kind: type[Settings], values: Any) -> list[
 
 
 def _of_another_member(path: Keys, details: Sequence[ErrorDetails], found: Iterable[Keys]) -> bool:
-    """Whether `details` only say that a value is not of one type of a union, while another type found fault inside it.
+    """Whether `details` say nothing of their own, because what is wrong was found inside the value.
 
-    ``by_source: {a: 0}`` is no boolean, which nobody meant it to be; what is wrong with it is the 0.
+    ``by_source: {a: 0}`` is no boolean, which nobody meant it to be; what is wrong with it is the 0. And a list whose
+    one element is wrong counts as empty.
     """
     inside = any(len(other) > len(path) and other[: len(path)] == path for other in found)
-    return inside and all(detail["type"] in WANTED or detail["type"] == "literal_error" for detail in details)
+    types = {detail["type"] for detail in details}
+    return inside and types <= {*WANTED, "literal_error", "too_short"}
 
 
 def has_unknown_key(error: ValidationError) -> bool:
