@@ -318,7 +318,7 @@ class Shares(Settings):
     ],
 )
 def test_what_is_wrong_inside_a_member_of_a_union_is_one_problem(write, text, wrong):
-    """Not of the union's other type is only what is of neither; and a list is not empty because its element is wrong."""
+    """Not of the union's other type is only what is of neither; and no list is empty because an element is wrong."""
     with pytest.raises(ConfigError) as caught:
         load_config(Shares, write(text))
     lines = [line for line in str(caught.value).splitlines() if "problems:" not in line]
