@@ -43,6 +43,11 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+def words(text: str) -> int:
+    """Return the number of words."""
+    return len(text.split())
+
+
 def said(body: Body, index: int) -> str:
     """The default reply: says which conversation, which seed and which choice it answers."""
     conversation = hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:8]
@@ -65,6 +70,7 @@ class StubServer:
         key: str | None = None,
         lists_models: bool = True,
         usage: bool = True,
+        count: Callable[[str], int] = words,
         retry_after: str = "0.05",
         hang: float = 30.0,
         port: int = 0,
@@ -87,6 +93,8 @@ class StubServer:
         """Without it in the Authorization header: 401, with what was sent repeated, as careless servers do."""
         self.lists_models = lists_models
         self.usage = usage
+        self.count = count
+        """Tokens of a text."""
         self.retry_after = retry_after
         self.hang = hang
         self.total = 0
@@ -224,7 +232,7 @@ class StubServer:
 
     async def _lose(self, body: Body, seconds: float) -> None:
         allowed = body.get("max_completion_tokens", body.get("max_tokens", 0))
-        self.charges.append(Charge(body, prompt_tokens(body), allowed))
+        self.charges.append(Charge(body, self._prompt(body), allowed))
         await asyncio.sleep(seconds)
 
     def _fault(self, body: Body) -> str | None:
@@ -237,6 +245,9 @@ class StubServer:
                 return kind
         return None
 
+    def _prompt(self, body: Body) -> int:
+        return sum(self.count(message["content"]) + 4 for message in body["messages"])
+
     def _completion(self, body: Body, fault: str | None) -> Body:
         count = 1 if self.ignore_n else body.get("n", 1)
         texts = [self.reply(body, index) for index in range(count)]
@@ -244,8 +255,8 @@ class StubServer:
             texts = [""] * count
         if fault == "cut_off":
             texts = [text[: len(text) // 2] for text in texts]
-        prompt = prompt_tokens(body)
-        completion = sum(len(text.split()) for text in texts)
+        prompt = self._prompt(body)
+        completion = sum(map(self.count, texts))
         self.charges.append(Charge(body, prompt, completion))
         self.tokens += prompt + completion
         finish = "length" if fault == "cut_off" else "stop"
@@ -258,11 +269,6 @@ class StubServer:
         if self.usage:
             found["usage"] = {"prompt_tokens": prompt, "completion_tokens": completion}
         return found
-
-
-def prompt_tokens(body: Body) -> int:
-    """Return the tokens of a request: words, and some for each message."""
-    return sum(len(message["content"].split()) + 4 for message in body["messages"])
 
 
 def error(status: int, message: str) -> Answer:
