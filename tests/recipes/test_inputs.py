@@ -19,11 +19,13 @@ MODEL = ["model=m", "output_dir=run"]
 QUERIES = [*MODEL, "queries=here.jsonl"]
 PAIRS = [*MODEL, "preferences=here.jsonl"]
 PRINCIPLES = "principles={type: user, path: gone.yaml}"
+FROM_PROMPT = "principles={from_prompt: gone}"
 INPUTS: dict[str, dict[str, list[str]]] = {
     "sso": {
         "queries": [*MODEL, "queries=gone.jsonl"],
         "evaluation.queries": [*QUERIES, "evaluation.queries=gone.jsonl"],
         "principles.path": [*QUERIES, PRINCIPLES],
+        "principles.from_prompt": [*QUERIES, FROM_PROMPT],
     },
     "sera": {
         "preferences": [*MODEL, "preferences=gone.jsonl"],
@@ -35,7 +37,11 @@ INPUTS: dict[str, dict[str, list[str]]] = {
         "judge.aspects": [*QUERIES, "judge.aspects=gone.yaml"],
         "proposer.path": [*QUERIES, "proposer={type: guidelines, path: gone.yaml}"],
     },
-    "pairs": {"queries": [*MODEL, "queries=gone.jsonl"], "principles.path": [*QUERIES, PRINCIPLES]},
+    "pairs": {
+        "queries": [*MODEL, "queries=gone.jsonl"],
+        "principles.path": [*QUERIES, PRINCIPLES],
+        "principles.from_prompt": [*QUERIES, FROM_PROMPT],
+    },
     "select": {"run": ["run=gone", "output_dir=run"]},
     "select --by margin": {
         "preferences": ["policy=m", "reference=n", "output_dir=run", "preferences=gone.jsonl"],
