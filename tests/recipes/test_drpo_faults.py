@@ -163,7 +163,7 @@ def test_failures_do_not_overstep_a_budget(search: str, limit: str, tmp_path: Pa
         result, bound = drpo(stub, tmp_path, search, budget=budget, timeout=TIMEOUT)
     assert getattr(bound, limit) == budget[limit]
     assert result.search.ended == "budget"
-    assert stub.failed.total() >= 10
+    assert stub.failed.total() > 3
     spent = spent_at(stub)
     for most, real in zip(bound, spent, strict=True):
         assert 0 < real <= most
