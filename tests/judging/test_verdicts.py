@@ -1,9 +1,10 @@
 """A judge's reply, read: all that it can look like has one outcome."""
 
 import json
+import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.judging.talkers import BROKEN, reply, verdict
@@ -262,6 +263,7 @@ anything = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
+@example({"Clarity": None, "score": math.nan}, "", 0)
 @given(anything, st.text(max_size=20), st.integers(0, 60))
 def test_no_reply_crashes_and_no_score_leaves_the_scale(value: object, around: str, cut: int) -> None:
     whole = around + json.dumps(value) + around

@@ -193,8 +193,10 @@ def test_a_judge_that_cannot_be_read_now_and_then_is_never_given_a_score(
     if search == "paper":  # where nothing is asked again
         assert (len(missing) > 0) == (share > 0)
         assert {one["score"] for one in missing} <= {0.0}
-    else:
-        assert (len(missing) > 0) == (share > 0.1)
+    else:  # the few that could not be read twice
+        assert missing or share < 0.2
+        assert not missing or share > 0
+        assert len(missing) <= len(world.told) * share
         assert {one["score"] for one in missing} <= {None}
 
 

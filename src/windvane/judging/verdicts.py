@@ -192,7 +192,8 @@ def _by_kind(fields: Fields) -> dict[str, Any]:
     for name, value in fields:
         key = aspect_key(name)
         if key in _SCORES:
-            found["score"] = value if found.get("score", value) == value else [found["score"], value]
+            differs = "score" in found and found["score"] != value
+            found["score"] = [found["score"], value] if differs else value
         elif key in _NAMES:
             found.setdefault("name", value)
         elif key in _REASONS:
