@@ -173,6 +173,11 @@ WRONG = {
         [],
         "c.yaml, line 3: rank is not a key; did you mean training.lora.rank?",
     ),
+    "key of both members of a union elsewhere": (
+        BASE + "beta: 4\n",
+        [],
+        "c.yaml, line 3: beta is not a key; did you mean loss.beta?",
+    ),
     "key like no other": (
         BASE + "training:\n  lora:\n    zzz: 4\n",
         [],

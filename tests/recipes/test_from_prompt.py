@@ -99,6 +99,7 @@ def test_one_override_replaces_whatever_a_file_says_about_principles() -> None:
     ("override", "message"),
     [
         ("principles={from_prompt: runs/x, opposite: Be long.}", "opposite has no effect with bad: start"),
+        ("principles={from_prompt: runs/x, bad: opposite, opposite: '  '}", "opposite has no words"),
         ("principles={from_prompt: runs/x, bad: end}", "principles.bad"),
         ("principles={from_prompt: runs/x, good: Be nice.}", "principles.good is not a key"),
         ("principles={type: prompt}", "from_prompt"),
@@ -220,18 +221,21 @@ def test_the_opposite_can_be_the_bad_side(model: Path, queries: Path, tmp_path: 
 def test_the_model_writes_the_opposite_once_for_all_iterations(
     model: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[str] = []
+    written, told = list[str](), list[str]()
 
     def write(prompt: str, generator: object, *, seed: int) -> str:
         written.append(prompt)
         return f"Opposite {len(written)}."
 
     monkeypatch.setattr("windvane.recipes.prompt_contrast.write_opposite", write)
+    monkeypatch.setattr(RunDirectory, "say", lambda run, text: told.append(text))
     more = ["principles.bad=opposite", "iterations=2", "evaluation=null"]
     result = align(model, queries, tmp_path / "run", a_search(tmp_path), *more)
     assert written == [FOUND]
     bad = {each.bad for stage in ("iteration-1", "iteration-2") for each in principles_of(result.run, stage)}
     assert bad == {"Opposite 1."}
+    (line,) = (text for text in told if "opposite of the prompt" in text)
+    assert line.endswith(": Opposite 1.")
 
 
 # What it brings
@@ -348,6 +352,17 @@ def test_a_folder_that_is_no_finished_search(model: Path, queries: Path, tmp_pat
     (search / "prompt.json").write_text('{"system_prompt": 3}', encoding="utf-8")
     with pytest.raises(RunDirectoryError, match="cannot be read"):
         align(model, queries, tmp_path / "d", search)
+
+
+def test_a_folder_that_is_no_search_is_said_before_a_model_is_loaded(
+    model: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: object, name: str) -> object:
+        raise AssertionError(f"{name} was loaded")
+
+    monkeypatch.setattr("windvane.engines.workbench.Workbench.engine", load)
+    with pytest.raises(RunDirectoryError, match=r"principles\.from_prompt: .* is not a run directory"):
+        align(model, queries, tmp_path / "run", tmp_path)
 
 
 def test_without_a_contrast_there_is_nothing_to_learn(model: Path, queries: Path, tmp_path: Path) -> None:

@@ -231,3 +231,11 @@ def test_a_mistake_can_be_put_right_in_the_same_directory(place: Place) -> None:
     assert sera(place, "model=./modle").code == 2
     assert sera(place).code == 0
     assert len((place.root / "run/tokenised-pairs.jsonl").read_bytes().split(b"\n")) == len(rows) + 1
+
+
+def test_a_round_that_can_add_nothing_says_so(place: Place) -> None:
+    """One token is too short for any sample to end, so that none may stand in a pair."""
+    outcome = sera(place, "bootstrapping.sampling.max_new_tokens=1")
+    assert outcome.code == 0
+    assert "round 2 adds 0 of the 2 pairs that it could: prompts without a pair: too_few 2;" in outcome.err
+    assert "raise that, or bootstrapping.samples" in " ".join(outcome.err.split())

@@ -160,7 +160,7 @@ def _unknown_key(path: Keys, kind: type[Settings], location: Keys) -> str:
     near = _nearest(str(key), known)
     if near:
         return f"{dotted(path)} is not a key; did you mean {dotted((*above, near))}?"
-    elsewhere = [name for name in _all_keys(kind) if name.split(".")[-1] == key]
+    elsewhere = list(dict.fromkeys(name for name in _all_keys(kind) if name.split(".")[-1] == key))
     if elsewhere and dotted(path) not in elsewhere:
         return f"{dotted(path)} is not a key; did you mean {' or '.join(elsewhere[:3])}?"
     tags = [tag for tag in map(tag_of, groups) if tag]

@@ -81,6 +81,8 @@ class PromptPrinciples(Settings):
     def _opposite_is_used(self) -> Self:
         if self.opposite is not None and self.bad == "start":
             raise ValueError("opposite has no effect with bad: start; set bad: opposite, or leave opposite out")
+        if self.opposite is not None and not self.opposite.strip():
+            raise ValueError("opposite has no words; write some, or leave it out to have a model write it")
         return self
 
 

@@ -1,5 +1,6 @@
 """SeRA's second source of pairs, as stages of a run: the policy's own samples, ranked by its implicit reward."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from windvane.bootstrapping import (
@@ -48,7 +49,24 @@ def bootstrap(
         ledger.read(len(panel.members) * sum(len(responses) for _, responses in candidates))
         return [best_against_worst(ranked, count=count, length_control=settings.length_control, iteration=number)]
 
-    return session.run.once(f"{place}/bootstrapped", make, BootstrapPick, inputs=(ranked, count, settings))[0]
+    (pick,) = session.run.once(f"{place}/bootstrapped", make, BootstrapPick, inputs=(ranked, count, settings))
+    wanted = min(count, len(asked))
+    if len(pick.pairs) < wanted:
+        session.run.say(
+            f"round {number} adds {len(pick.pairs)} of the {wanted} pairs that it could: {_shortfall(pick)}"
+        )
+    return pick
+
+
+def _shortfall(pick: BootstrapPick) -> str:
+    """Say why prompts gave no pair, and the way out of the usual reason."""
+    counts = Counter(record.reason for record in pick.dropped)
+    reasons = ", ".join(f"{reason} {number}" for reason, number in counts.most_common())
+    way_out = (
+        "; too_few prompts have fewer than two different samples that end within "
+        "bootstrapping.sampling.max_new_tokens, are not empty and do not loop: raise that, or bootstrapping.samples"
+    )
+    return f"prompts without a pair: {reasons}{way_out if counts['too_few'] else ''}"
 
 
 def _some(queries: Sequence[Query], settings: BootstrapSettings, *, seed: int) -> list[Query]:

@@ -6,7 +6,7 @@ The policy answers under the found prompt, with its in-context examples, and lea
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from windvane.errors import ConfigError
+from windvane.errors import ConfigError, RunDirectoryError
 from windvane.principles import PromptPrinciples, write_opposite
 from windvane.principles.features import same_words
 from windvane.prompt_search.rendering import shown_turns
@@ -61,7 +61,10 @@ def prompt_contrast(session: Session, settings: PromptPrinciples, *, writer: str
 
 def read_prompt(settings: PromptPrinciples) -> FoundPrompt:
     """Return the found prompt; raises as `prompt_contrast` does, without any model."""
-    found = FoundPrompt.read(RunDirectory.read(settings.from_prompt))
+    try:
+        found = FoundPrompt.read(RunDirectory.read(settings.from_prompt))
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"principles.from_prompt: {error}") from error
     bad = _given(found, settings)
     if bad is not None and same_words(found.system_prompt, bad) and not found.examples:
         way_out = "set principles.bad: opposite" if settings.bad == "start" else "write another principles.opposite"
@@ -81,7 +84,9 @@ def _opposite(session: Session, prompt: str, *, writer: str, seed: int) -> str:
     run, bench, _ = session
 
     def write(prompts: Sequence[str]) -> list[Opposite]:
-        return [Opposite(text=write_opposite(each, bench.engine(writer), seed=seed)) for each in prompts]
+        written = [Opposite(text=write_opposite(each, bench.engine(writer), seed=seed)) for each in prompts]
+        run.say(f"the bad principle, which {writer} wrote as the opposite of the prompt: {written[0].text}")
+        return written
 
     (written,) = run.map(
         "opposite", [prompt], write, Opposite, shard_size=1, label="opposite prompt", inputs=bench.identity(writer)
