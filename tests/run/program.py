@@ -81,16 +81,19 @@ def round_(
     halves = run.map(f"{name}/halves", numbers, halve, Number, shard_size=config.shard_size, label="halves")
 
     def train(folder: Path) -> None:
-        """Sum the numbers in steps, with a checkpoint for each step."""
+        """Sum the numbers in steps, with a checkpoint for each step; as in a real training, one process writes."""
         scratch = run.scratch(f"{name}/policy")
         done = sorted(scratch.glob("step-*"))
         state = float(done[-1].read_text()) if done else 0.0
         for step in range(len(done), len(halves)):
             note(f"{name}/policy {step}")
             state += halves[step].value
-            (scratch / "part").write_text(repr(state))
-            os.replace(scratch / "part", scratch / f"step-{step:03}")
+            if run.is_main:
+                (scratch / "part").write_text(repr(state))
+                os.replace(scratch / "part", scratch / f"step-{step:03}")
         run.count("steps", len(halves))
+        if not run.is_main:
+            return
         (folder / "weights").mkdir()
         (folder / "weights" / "sum.json").write_text(json.dumps(state))
         (folder / "config.json").write_text("{}")

@@ -12,6 +12,7 @@ from windvane.principles.features import same_words
 from windvane.prompt_search.rendering import shown_turns
 from windvane.recipes.prompt import FoundPrompt
 from windvane.recipes.session import Session
+from windvane.reporting.cells import plain
 from windvane.run import RunDirectory
 from windvane.types import Principle, Query, Record
 
@@ -85,7 +86,9 @@ def _opposite(session: Session, prompt: str, *, writer: str, seed: int) -> str:
 
     def write(prompts: Sequence[str]) -> list[Opposite]:
         written = [Opposite(text=write_opposite(each, bench.engine(writer), seed=seed)) for each in prompts]
-        run.say(f"the bad principle, which {writer} wrote as the opposite of the prompt: {written[0].text}")
+        run.say(
+            f"the bad principle, which {writer} wrote as the opposite of the prompt: {plain(written[0].text).plain}"
+        )
         return written
 
     (written,) = run.map(
