@@ -21,7 +21,7 @@ from windvane.engines.protocols import ChatRequest, Reply, Talker
 from windvane.engines.request_key import request_key
 from windvane.engines.sharing import Shared
 from windvane.errors import RunDirectoryError, RunFailed
-from windvane.run.files import ensure_folder, explained, sync_folder
+from windvane.run.files import append_whole, ensure_folder, explained, sync_folder
 
 
 class Entry(NamedTuple):
@@ -141,14 +141,7 @@ class ReplyJournal:
 
     def _write(self, line: bytes) -> None:
         with explained(self._path):
-            size = os.fstat(self._descriptor).st_size
-            try:
-                written = os.write(self._descriptor, line)
-                while written < len(line):
-                    written += os.write(self._descriptor, line[written:])
-            except OSError:
-                os.ftruncate(self._descriptor, size)
-                raise
+            append_whole(self._descriptor, line)
 
     def _sync(self) -> None:
         with explained(self._path):

@@ -44,7 +44,7 @@ from windvane.prompt_search.contracts import (
     look_away,
 )
 from windvane.prompt_search.records import Candidate, Ended, Evaluation, Judged, Level, Node, SearchResult
-from windvane.prompt_search.together import Answers, together
+from windvane.prompt_search.together import Answers, carried_out, together
 from windvane.types import Query
 
 logger = logging.getLogger(__name__)
@@ -124,21 +124,7 @@ async def paper_search(
             f"The published search judges each level on a query of its own and can reach level "
             f"{settings.most_queries}, but there are {len(queries)} queries. Give more, or lower depth or extension."
         )
-    tree = _Tree(start, queries, evaluator, proposer, settings, stop_on)
-    ended: Ended = "finished"
-    try:
-        await tree.plant()
-        while tree.levels[-1].number < tree.limit:
-            if not await tree.grow():
-                ended = "no proposals"
-                break
-            watch(tree.progress())
-    except stop_on as stop:
-        ended = "budget"
-        tree.notes.append(f"The search was stopped: {stop}")
-    finally:
-        await tree.answers.close()
-    return tree.result(ended)
+    return await carried_out(_Tree(start, queries, evaluator, proposer, settings, stop_on, watch), stop_on)
 
 
 class _Child(NamedTuple):
@@ -162,6 +148,7 @@ class _Tree:
         proposer: Proposer,
         settings: PaperSettings,
         stop_on: Stop,
+        watch: Watch,
     ) -> None:
         self.answers = Answers(evaluator)
         self.levels: list[Level] = []
@@ -171,10 +158,20 @@ class _Tree:
         self._proposer = proposer
         self._settings = settings
         self._stop_on = stop_on
+        self._watch = watch
         self._candidates = {start: Candidate(id="p0", text=start)}
         self._texts = {"p0": start}
         self._nodes: list[Node] = []
         self._asked = 0
+
+    async def run(self) -> Ended:
+        """Grow level by level, as deep as the kept prompts allow."""
+        await self.plant()
+        while self.levels[-1].number < self.limit:
+            if not await self.grow():
+                return "no proposals"
+            self._watch(self.progress())
+        return "finished"
 
     async def plant(self) -> None:
         """Judge the start prompt on the first query."""

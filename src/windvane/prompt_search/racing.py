@@ -52,7 +52,7 @@ from windvane.prompt_search.records import (
     Standing,
 )
 from windvane.prompt_search.standing import Evidence, Rules, look, paired_difference, pooled_variance
-from windvane.prompt_search.together import Answers, together
+from windvane.prompt_search.together import Answers, carried_out, together
 from windvane.seeds import derive_seed
 from windvane.types import Query
 
@@ -156,15 +156,8 @@ async def racing_search(
         )
     if len({query.id for query in queries}) < len(queries):
         raise DataError("Two queries to search with have the same id; give each an id of its own.")
-    search = _Search(start, queries, _Crew(evaluator, proposer, stop_on, watch), settings, seed)
-    try:
-        ended = await search.run()
-    except stop_on as stop:
-        ended = "budget"
-        search.notes.append(f"The search was stopped: {stop}")
-    finally:
-        await search.answers.close()
-    return search.result(ended)
+    crew = _Crew(evaluator, proposer, stop_on, watch)
+    return await carried_out(_Search(start, queries, crew, settings, seed), stop_on)
 
 
 class _Crew(NamedTuple):

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from windvane.prompt_search.contracts import Evaluator, Stop
-from windvane.prompt_search.records import Judged
+from windvane.prompt_search.records import Ended, Judged, SearchResult
 from windvane.types import Query
 
 T = TypeVar("T")
@@ -42,6 +42,36 @@ async def _spared(work: Coroutine[Any, Any, T], stop_on: Stop) -> T | _Stopped:
         return await work
     except stop_on as error:
         return _Stopped(error)
+
+
+class Search(Protocol):
+    """A search, as `carried_out` sees it."""
+
+    @property
+    def answers(self) -> "Answers":
+        """Its evaluations."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know."""
+
+    async def run(self) -> Ended:
+        """Search until something ends it, and say what."""
+
+    def result(self, ended: Ended) -> SearchResult:
+        """Return what was found so far."""
+
+
+async def carried_out(search: Search, stop_on: Stop) -> SearchResult:
+    """Run a search to its end, or until an exception of `stop_on` ends it, and return what it found."""
+    try:
+        ended = await search.run()
+    except stop_on as stop:
+        ended = "budget"
+        search.notes.append(f"The search was stopped: {stop}")
+    finally:
+        await search.answers.close()
+    return search.result(ended)
 
 
 class Answers:

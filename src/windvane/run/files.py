@@ -21,6 +21,23 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def append_whole(descriptor: int, line: bytes, *, sync: bool = False) -> None:
+    """Append a line to a file in full, durably if `sync`; where the disk refuses, leave the file as it was.
+
+    Raises OSError.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, line)
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+        if sync:
+            os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

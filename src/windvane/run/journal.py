@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from windvane.run.files import explained
+from windvane.run.files import append_whole, explained
 
 
 class Event(NamedTuple):
@@ -37,15 +37,7 @@ class Journal:
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": stamp, "event": kind, **fields}, ensure_ascii=False).encode() + b"\n"
         with explained(self._path):
-            size = os.fstat(self._descriptor).st_size
-            try:
-                written = os.write(self._descriptor, line)
-                while written < len(line):
-                    written += os.write(self._descriptor, line[written:])
-                os.fsync(self._descriptor)
-            except OSError:
-                os.ftruncate(self._descriptor, size)
-                raise
+            append_whole(self._descriptor, line, sync=True)
 
     def close(self) -> None:
         """Append nothing more."""
