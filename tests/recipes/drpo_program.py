@@ -9,6 +9,9 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+from tests.recipes.program import be_the_command_line
 
 
 def warm() -> None:
@@ -31,23 +34,10 @@ def warm() -> None:
     assert client.models
 
 
-def child(config: Path) -> None:
+def child(config: Path) -> NoReturn:
     """Run the command line in the configuration's folder, and end the process."""
-    from windvane.cli import main
-
     os.chdir(config.parent)
-    with open("log", "a", encoding="utf-8") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    sys.argv = ["windvane", "drpo", config.name]
-    code = 1
-    try:
-        main()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    finally:
-        os._exit(code)
+    be_the_command_line(["windvane", "drpo", config.name], Path("log"))
 
 
 def serve() -> None:

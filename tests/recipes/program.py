@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from tests.recipes import offline_pairs, small
 
@@ -61,7 +61,7 @@ def attempt(base: Path, run: Path, wait: Wait | None, name: str) -> Ended:
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
-        _child(base, run, name)
+        be_the_command_line(command(base, run, name), base / f"{run.name}.log")
     if wait is not None:
         wait(child)
         os.kill(child, signal.SIGKILL)
@@ -70,13 +70,14 @@ def attempt(base: Path, run: Path, wait: Wait | None, name: str) -> Ended:
     return Ended(max(-code, 0), max(code, 0), time.monotonic() - begun, bool(checkpoints(run)))
 
 
-def _child(base: Path, run: Path, name: str) -> None:
+def be_the_command_line(arguments: list[str], log: Path) -> NoReturn:
+    """Run the command line in this process with its output in a file, and end the process."""
     from windvane.cli import main
 
-    with open(base / f"{run.name}.log", "a", encoding="utf-8") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    sys.argv = command(base, run, name)
+    with open(log, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = arguments
     code = 1
     try:
         main()
