@@ -1,11 +1,13 @@
 """From a prompt search to the weights: the found prompt is the good principle, as the search rendered it."""
 
+import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.recipes import small
 from tests.reporting.test_console import printed
@@ -372,6 +374,14 @@ def test_without_a_contrast_there_is_nothing_to_learn(model: Path, queries: Path
     same = ["principles.bad=opposite", f"principles.opposite={START}"]
     with pytest.raises(ConfigError, match=r"no contrast.*another principles\.opposite"):
         align(model, queries, tmp_path / "b", search, *same)
+
+
+def test_a_gain_that_was_not_proved_is_said_once(model: Path, queries: Path, tmp_path: Path) -> None:
+    search = a_search(tmp_path, supported=False, statement="No gain is supported.")
+    out = io.StringIO()
+    places = settings(model, queries, tmp_path / "run", search, "iterations=2", "evaluation=null")
+    run_sso(small.load(SSOConfig, "sso-from-prompt", places), console=Console(file=out, width=300))
+    assert out.getvalue().count("did not prove a gain: No gain is supported.") == 1
 
 
 def test_another_prompt_is_another_run(model: Path, queries: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from windvane.principles import (
     choose_principles,
     features_on_offer,
 )
-from windvane.recipes.prompt_contrast import prompt_contrast
+from windvane.recipes.prompt_contrast import prompt_contrast, read_prompt
 from windvane.recipes.session import ModelRunConfig, Session
 from windvane.sampling import SamplingSettings, sample_responses
 from windvane.selection import Selection, SelectionSummary, SteeringFilterSettings, steering_filter
@@ -48,6 +48,18 @@ class ContrastConfig(ModelRunConfig):
     """How responses are drawn."""
     pairs: PairSettings = PairSettings()
     """How responses become pairs, and which are dropped."""
+
+
+def check_principles(session: Session, config: ContrastConfig) -> None:
+    """Say what is wrong with a found prompt before any model is loaded, and whether its gain was proved.
+
+    Raises what `read_prompt` does.
+    """
+    if not isinstance(config.principles, PromptPrinciples):
+        return
+    found = read_prompt(config.principles)
+    if not found.supported:
+        session.run.say(f"the search at {config.principles.from_prompt} did not prove a gain: {found.statement}")
 
 
 class ContrastSet(NamedTuple):

@@ -9,7 +9,7 @@ from rich.console import Console
 from windvane.data import load_queries, write_preferences
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
 from windvane.judging.rules import RuleSettings
-from windvane.recipes.contrast import ContrastConfig, make_contrast_pairs, select_pairs
+from windvane.recipes.contrast import ContrastConfig, check_principles, make_contrast_pairs, select_pairs
 from windvane.recipes.report import write_summary
 from windvane.recipes.session import open_session
 from windvane.selection import SteeringFilterSettings
@@ -40,6 +40,7 @@ def run_pairs(config: PairsConfig, *, console: Console | None = None) -> PairsRe
     with open_session(config, command="pairs", console=console) as session:
         run, _, reporter = session
         queries = load_queries(config.queries, limit=config.max_queries)
+        check_principles(session, config)
         contrast = make_contrast_pairs(session, "pairs", queries, config, sampler=config.model, scorer=config.model)
         kept, dropped = contrast.scored, contrast.dropped
         if config.selection is not None:

@@ -48,12 +48,9 @@ class PromptContrast(NamedTuple):
 def prompt_contrast(session: Session, settings: PromptPrinciples, *, writer: str, seed: int) -> PromptContrast:
     """Return the two prompts; `writer` is the model that writes the opposite where one is wanted and none is given.
 
-    Raises `RunDirectoryError` where `from_prompt` names no finished search, `ConfigError` where it found no other
-    prompt than it began with, or the opposite says the same.
+    Raises what `read_prompt` does.
     """
     found = read_prompt(settings)
-    if not found.supported:
-        session.run.say(f"the search at {settings.from_prompt} did not prove a gain: {found.statement}")
     bad = _given(found, settings)
     if bad is None:
         bad = _opposite(session, found.system_prompt, writer=writer, seed=seed)
@@ -61,7 +58,11 @@ def prompt_contrast(session: Session, settings: PromptPrinciples, *, writer: str
 
 
 def read_prompt(settings: PromptPrinciples) -> FoundPrompt:
-    """Return the found prompt; raises as `prompt_contrast` does, without any model."""
+    """Return the found prompt.
+
+    Raises `RunDirectoryError` where `from_prompt` names no finished search, `ConfigError` where it found no other
+    prompt than it began with, or the opposite says the same.
+    """
     try:
         found = FoundPrompt.read(RunDirectory.read(settings.from_prompt))
     except RunDirectoryError as error:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from windvane.engines.chat import with_prompt
 from windvane.evaluation.policy import answer_prompts
 from windvane.evaluation.prompt_effect import PromptAnswers, PromptEffect, prompt_effect
 from windvane.judging import RuleAspect, RuleJudge, RuleJudgeSettings, RuleSettings
 from windvane.principles import PromptPrinciples
-from windvane.prompt_search.rendering import shown_turns
+from windvane.prompt_search.rendering import render
 from windvane.recipes.compare import Comparison
 from windvane.recipes.drpo_config import DrpoConfig
 from windvane.recipes.prompt_contrast import read_prompt
@@ -31,7 +30,7 @@ def answer_under_prompt(session: Session, queries: Sequence[Query], config: SSOC
     found = read_prompt(config.principles)
     source = found.source()
     prompts = [
-        Prompt(with_prompt(plain.messages, found.system_prompt, shown_turns(source.examples_for(query))), plain.seed)
+        Prompt(render(found.system_prompt, source.examples_for(query), query), plain.seed)
         for query, plain in zip(queries, answer_prompts(queries, seed=config.seed), strict=True)
     ]
 

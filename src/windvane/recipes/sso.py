@@ -17,11 +17,9 @@ from windvane.evaluation.drift import check_drift
 from windvane.evaluation.policy import Evaluation
 from windvane.evaluation.prompt_effect import PromptEffect
 from windvane.evaluation.signal import SignalStatistics, signal_statistics
-from windvane.principles import PromptPrinciples
 from windvane.recipes.compare import compare_policies, keep_held_out, read_and_split
-from windvane.recipes.contrast import make_contrast_pairs, select_pairs
+from windvane.recipes.contrast import check_principles, make_contrast_pairs, select_pairs
 from windvane.recipes.policy import TrainedPolicy, train_stage
-from windvane.recipes.prompt_contrast import read_prompt
 from windvane.recipes.prompt_effect import answer_under_prompt, compare_with_prompt
 from windvane.recipes.report import write_summary
 from windvane.recipes.review import review_by_margin, scores_of_initial
@@ -65,8 +63,7 @@ def run_sso(config: SSOConfig, *, console: Console | None = None) -> SSOResult:
         parts, held_out = read_and_split(
             config.queries, config.evaluation, parts=config.iterations, limit=config.max_queries, seed=config.seed
         )
-        if isinstance(config.principles, PromptPrinciples):
-            read_prompt(config.principles)  # what is wrong with it is said before a model is loaded
+        check_principles(session, config)
         if config.evaluation is not None:
             keep_held_out(session, held_out, config.evaluation, model=config.model)
         prompted = answer_under_prompt(session, held_out, config)
